@@ -1,0 +1,1 @@
+"""Carry a Hugging Face checkpoint to a quantized, served, judged and promoted release."""

@@ -1,0 +1,76 @@
+"""The only place that starts other programs; a child never outlives its parent."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from builders.errors import ToolError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def _die_with_parent() -> None:
+    """Ask the kernel to end this child when its parent is killed (prctl(2), Linux only)."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def start(
+    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+) -> subprocess.Popen[bytes]:
+    """Start a long-running program in its own session, its output going to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=None if env is None else dict(env),
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - only calls prctl, before any thread
+        )
+
+
+def run(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> None:
+    """Run a program to its end; failure is a `ToolError` with the last lines of its log."""
+    try:
+        child = start(argv, log=log, env=env)
+    except OSError as error:
+        raise ToolError(f"{argv[0]}: {error.strerror}", hint="enginesmith doctor") from error
+    try:
+        code = child.wait()
+    except BaseException:
+        stop(child)
+        raise
+    if code:
+        raise ToolError(f"{argv[0]} exited {code}:\n{tail(log)}", hint=f"the whole log: {log}")
+
+
+def stop(child: subprocess.Popen[bytes], *, grace: float = 20.0) -> None:
+    """End a child and its whole session: SIGTERM, ``grace`` seconds, SIGKILL."""
+    if child.poll() is None:
+        _signal(child, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(grace)
+    _signal(child, signal.SIGKILL)
+    child.wait()
+
+
+def _signal(child: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    try:
+        os.killpg(child.pid, number)
+    except ProcessLookupError:
+        return
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """Return the last lines of a log, for an error message."""
+    try:
+        text = log.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "(no log)"
+    return "\n".join(text.splitlines()[-lines:])
