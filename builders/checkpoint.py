@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from builders import files
-from builders.bundle import Artifact
+from builders.bundle import Artifact, fingerprint
 from builders.errors import UsageError
 
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -131,6 +131,15 @@ class Checkpoint:
     def weight_bytes(self) -> int:
         """Bytes of all tensors as they are stored."""
         return sum(info.bytes for info in self.tensors.values())
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of config, file sizes and tensor headers: cheap, and blind to changed bytes."""
+        tensors = {
+            name: [info.file, info.dtype, list(info.shape), info.begin]
+            for name, info in self.tensors.items()
+        }
+        return fingerprint({"config": dict(self.config), "tensors": tensors})
 
     @cached_property
     def artifacts(self) -> tuple[Artifact, ...]:
