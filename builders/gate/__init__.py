@@ -1,1 +1,145 @@
-"""The gate room."""
+"""Gates: questions with a yes, a no and a don't-know. Knows no model, no server and no bundle.
+
+A gate is a module: it reads its table of the policy, says what goes into its measurement, measures
+one model (or a pair of endpoints) into a folder of evidence, and judges from evidence alone. All
+gates are light and judge with the standard library only, so that a stranger can recompute a
+verdict anywhere, to the bit. What is heavy (lm-eval) stands in ``harness``, loaded to measure.
+"""
+
+import importlib
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
+
+from builders.errors import UsageError
+from builders.parse import Table, nearest
+from builders.progress import Progress, silent
+from builders.verdict import Verdict
+
+if TYPE_CHECKING:
+    from builders.gate import accuracy, latency, perplexity, prompts
+
+GATES: Final[Mapping[str, str]] = {
+    "perplexity": "builders.gate.perplexity",
+    "accuracy": "builders.gate.accuracy",
+    "prompts": "builders.gate.prompts",
+    "latency": "builders.gate.latency",
+}
+
+Settings = TypeVar("Settings")
+Subject_contra = TypeVar("Subject_contra", contravariant=True)
+
+
+class Column(Protocol):
+    """A one-dimensional array of which only the plain list is wanted."""
+
+    def tolist(self) -> Any:  # noqa: ANN401 - numpy's own annotation
+        """Return the values as Python numbers."""
+
+
+class TokenScores(Protocol):
+    """What a model thinks of the tokens of one row, from the second to the last."""
+
+    @property
+    def logprobs(self) -> Column:
+        """The log-probability of each token, given all before it, in nats."""
+
+    @property
+    def greedy(self) -> Column:
+        """Whether each token was the model's first choice."""
+
+
+class Scorer(Protocol):
+    """A model that tells the log-probabilities of given tokens."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens that one row may have."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model chooses from."""
+
+    @property
+    def prefix(self) -> int:
+        """The token that stands before a text: beginning of sequence, else end of sequence."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Cut a text into tokens as the model is served: with the tokenizer's own first token."""
+
+    def score(
+        self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
+    ) -> Sequence[TokenScores]:
+        """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
+
+
+class Chunk(Protocol):
+    """A piece of an answer as it arrived."""
+
+    @property
+    def text(self) -> str:
+        """What to append to the answer."""
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the piece carries."""
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended, on its last piece."""
+
+
+class Endpoint(Protocol):
+    """A served model that streams answers."""
+
+    def stream(
+        self,
+        prompt: str,
+        *,
+        max_tokens: int,
+        temperature: float,
+        seed: int,
+        stop: Sequence[str],
+        ignore_eos: bool,
+    ) -> AsyncIterator[Chunk]:
+        """Answer a prompt, piece by piece; a server that fails raises a `BuildersError`."""
+
+
+class Gate(Protocol[Settings, Subject_contra]):
+    """What each gate module defines."""
+
+    @property
+    def NEEDS(self) -> str:
+        """What ``measure`` measures: ``scorer``, ``endpoint`` or ``endpoint-pair``."""
+
+    def parse(self, table: Table, *, beside: Path, confidence: float) -> Settings:
+        """Read the gate's table; relative files lie in the folder ``beside``."""
+
+    def inputs(self, settings: Settings) -> dict[str, object]:
+        """Return all that changes the measurement, as JSON: never margins or confidence."""
+
+    def check(self, settings: Settings) -> None:
+        """Refuse what cannot be measured, before any work: `UsageError` naming file and line."""
+
+    def measure(
+        self, subject: Subject_contra, settings: Settings, out: Path, progress: Progress
+    ) -> None:
+        """Fill the existing folder ``out`` with evidence."""
+
+    def judge(self, baseline: Path, candidate: Path, settings: Settings) -> tuple[Verdict, ...]:
+        """Judge from two folders of evidence alone; measured as a pair, both are the same one."""
+
+
+def load(name: str) -> Gate[Any, Any]:
+    """Load a gate by name."""
+    if name not in GATES:
+        raise UsageError(f"unknown gate {name!r}", hint=nearest(name, GATES))
+    return cast("Gate[Any, Any]", importlib.import_module(GATES[name]))
+
+
+if TYPE_CHECKING:
+    # mypy compares every gate with the Protocol here; at run time none is loaded.
+    _perplexity: Gate[perplexity.Settings, Scorer] = perplexity
+    _accuracy: Gate[accuracy.Settings, Scorer] = accuracy
+    _prompts: Gate[prompts.Settings, Endpoint] = prompts
+    _latency: Gate[latency.Settings, latency.Pair] = latency
