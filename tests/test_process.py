@@ -1,0 +1,69 @@
+"""Programs that we start fail loudly, and end when we end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from builders import process
+from builders.errors import ToolError
+
+
+def test_a_failure_carries_the_last_lines_of_its_log(tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(ToolError, match=r"exited 3:\n.*the reason") as caught:
+        process.run([sys.executable, "-c", "print('the reason'); raise SystemExit(3)"], log=log)
+    assert str(log) in caught.value.hint
+
+
+def test_a_program_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ToolError, match="no-such-program"):
+        process.run(["no-such-program"], log=tmp_path / "log")
+
+
+def test_stop_ends_a_child_that_ignores_sigterm(tmp_path):
+    ignore = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+    code = f"{ignore}; print('up', flush=True); time.sleep(60)"
+    child = process.start([sys.executable, "-c", code], log=tmp_path / "log")
+    wait_for(lambda: "up" in (tmp_path / "log").read_text())
+    process.stop(child, grace=0.1)
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_a_child_dies_with_a_killed_parent(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from builders import process\n"
+        f"child = process.start(['sleep', '60'], log=Path({str(tmp_path / 'log')!r}))\n"
+        "print(child.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    wait_for(lambda: not alive(child))
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def wait_for(condition, seconds=20):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_the_environment_of_a_child_is_what_was_asked(tmp_path):
+    log = tmp_path / "log"
+    process.run(["/usr/bin/env"], log=log, env={"ONLY": "this"})
+    assert log.read_text() == "ONLY=this\n"
+    assert os.environ.get("ONLY") is None

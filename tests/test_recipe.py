@@ -1,0 +1,60 @@
+"""Recipes are strict at the edge, and every shipped one says what it is."""
+
+import pytest
+
+from builders import recipe
+from builders.errors import UsageError
+from builders.formats import Format
+from builders.parse import Table
+from builders.recipe import Recipe
+
+
+def parse(**keys):
+    return Recipe.parse(Table(keys, place="recipe.toml"))
+
+
+def test_the_scheme_label_is_derived():
+    made = parse(name="x", summary="s", backend="b", preset="p", weights="fp8", activations="fp8")
+    assert made.scheme == "W8A8"
+    assert recipe.shipped()["fp8"].scheme == "W8A8KV8"
+    assert recipe.shipped()["int4_rtn"].scheme == "W4A16"
+
+
+def test_every_shipped_recipe_is_named_like_its_file_and_keeps_the_head():
+    recipes = recipe.shipped()
+    assert {"fp8", "int8_smoothquant", "int4_rtn"} <= recipes.keys()
+    for name, shipped in recipes.items():
+        assert shipped.name == name
+        assert shipped.summary.endswith(".")
+        assert "*lm_head*" in shipped.keep
+
+
+def test_a_recipe_of_ones_own_is_read_from_a_file(tmp_path):
+    (tmp_path / "mine.toml").write_text(
+        'name = "mine"\nsummary = "s"\nbackend = "modelopt"\npreset = "FP8_DEFAULT_CFG"\n'
+        'weights = "fp8"\nactivations = "fp8"\nkeep = ["*layers.0.*"]\n'
+    )
+    made = recipe.find("mine.toml", beside=tmp_path)
+    assert made.weights is Format.FP8
+    assert made.keep == ("*layers.0.*",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "what", "hint"),
+    [
+        ({"weights": "fp9"}, "weights = 'fp9'", "did you mean"),
+        ({"activation": "fp8"}, "unknown key activation", "did you mean activations?"),
+        ({"weights": None}, "weights is missing", ""),
+    ],
+)
+def test_a_mistake_names_the_place_and_the_remedy(keys, what, hint):
+    whole = {"name": "x", "summary": "s", "backend": "b", "preset": "p", "weights": "fp8"} | keys
+    with pytest.raises(UsageError, match=f"recipe.toml: {what}") as caught:
+        parse(**{key: value for key, value in whole.items() if value is not None})
+    assert hint in caught.value.hint
+
+
+def test_an_unknown_recipe_is_answered_with_its_neighbour(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        recipe.find("fp88", beside=tmp_path)
+    assert caught.value.hint == "did you mean fp8?"

@@ -1,0 +1,33 @@
+"""One rule turns an interval into an answer, and doubt never opens a gate."""
+
+import math
+
+import pytest
+
+from builders.verdict import Outcome, Verdict, worst
+
+
+def verdict(low, high, margin=0.01):
+    return Verdict(gate="x", worse_by=0.0, low=low, high=high, margin=margin, units=10)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "outcome"),
+    [
+        (-0.01, 0.009, Outcome.PASSED),
+        (-0.01, 0.01, Outcome.INCONCLUSIVE),  # at the margin is not below it
+        (0.005, 0.02, Outcome.INCONCLUSIVE),
+        (0.011, 0.02, Outcome.FAILED),
+        (math.nan, math.nan, Outcome.INCONCLUSIVE),
+        (-math.inf, math.inf, Outcome.INCONCLUSIVE),
+    ],
+)
+def test_only_an_upper_bound_below_the_margin_passes(low, high, outcome):
+    assert verdict(low, high).outcome is outcome
+
+
+def test_the_worst_outcome_wins_and_nothing_is_inconclusive():
+    assert worst([Outcome.PASSED, Outcome.INCONCLUSIVE, Outcome.FAILED]) is Outcome.FAILED
+    assert worst([Outcome.PASSED, Outcome.INCONCLUSIVE]) is Outcome.INCONCLUSIVE
+    assert worst([Outcome.PASSED]) is Outcome.PASSED
+    assert worst([]) is Outcome.INCONCLUSIVE
