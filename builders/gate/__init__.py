@@ -7,7 +7,8 @@ verdict anywhere, to the bit. What is heavy (lm-eval) stands in ``harness``, loa
 """
 
 import importlib
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar, cast
 
@@ -105,6 +106,10 @@ class Endpoint(Protocol):
         """Answer a prompt, piece by piece; a server that fails raises a `BuildersError`."""
 
 
+# Opened inside ``measure``: a client belongs to the event loop in which it was made.
+OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
+
+
 class Gate(Protocol[Settings, Subject_contra]):
     """What each gate module defines."""
 
@@ -141,5 +146,5 @@ if TYPE_CHECKING:
     # mypy compares every gate with the Protocol here; at run time none is loaded.
     _perplexity: Gate[perplexity.Settings, Scorer] = perplexity
     _accuracy: Gate[accuracy.Settings, Scorer] = accuracy
-    _prompts: Gate[prompts.Settings, Endpoint] = prompts
+    _prompts: Gate[prompts.Settings, OpenEndpoint] = prompts
     _latency: Gate[latency.Settings, latency.Pair] = latency
