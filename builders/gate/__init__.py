@@ -3,7 +3,7 @@
 A gate is a module: it reads its table of the policy, says what goes into its measurement, measures
 one model (or a pair of endpoints) into a folder of evidence, and judges from evidence alone. All
 gates are light and judge with the standard library only, so that a stranger can recompute a
-verdict anywhere, to the bit. What is heavy (lm-eval) stands in ``harness``, loaded to measure.
+verdict anywhere. What is heavy (lm-eval) stands in ``harness``, loaded to measure.
 """
 
 import importlib
