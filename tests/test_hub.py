@@ -1,0 +1,17 @@
+"""What the hub does not give is one clear error, and offline means offline."""
+
+import pytest
+
+from builders import hub
+from builders.errors import ToolError
+
+
+def test_offline_the_model_and_the_next_step_are_named():
+    with pytest.raises(ToolError, match="org/name@aaaaaaaa could not be fetched") as caught:
+        hub.fetch("org/name", "a" * 40)
+    assert "model.path" in caught.value.hint
+
+
+def test_a_name_that_the_hub_cannot_have_is_refused():
+    with pytest.raises(ToolError, match="could not be fetched"):
+        hub.fetch("../etc", "a" * 40)
