@@ -1,1 +1,22 @@
-"""The report room."""
+"""Turn finished facts and verdicts into what people and machines read. Measures nothing.
+
+`as_html` is the page in the bundle, `as_markdown` a CI step summary, `as_text` the terminal's last
+lines, `as_json` what ``release --json`` prints. All four are pure: equal input, equal output.
+"""
+
+from builders.report.model import Landing, Latency, Report, Samples, Sizes, Stage
+from builders.report.page import as_html
+from builders.report.summary import as_json, as_markdown, as_text
+
+__all__ = [
+    "Landing",
+    "Latency",
+    "Report",
+    "Samples",
+    "Sizes",
+    "Stage",
+    "as_html",
+    "as_json",
+    "as_markdown",
+    "as_text",
+]

@@ -1,0 +1,91 @@
+"""What a report is told: finished facts, samples and verdicts. Measures and decides nothing."""
+
+from dataclasses import dataclass
+
+from builders.verdict import Outcome, Verdict, worst
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One stage of a release: the key of what went in, whether it was reused, its time here."""
+
+    name: str
+    key: str
+    cached: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """Bytes of the weights before and after quantization."""
+
+    baseline_bytes: int
+    candidate_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Samples:
+    """What one side's load run saw; order does not matter, empty means not measured.
+
+    ``ttft_ms`` and ``tokens_per_second`` have a value per request, ``itl_ms`` one per later token.
+    """
+
+    ttft_ms: tuple[float, ...] = ()
+    itl_ms: tuple[float, ...] = ()
+    tokens_per_second: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """The same load on both sides."""
+
+    baseline: Samples
+    candidate: Samples
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Everything that a report says about one release candidate.
+
+    ``facts`` (label, value) and ``versions`` (name, version) are shown in the order given.
+    ``required`` names the gates that the policy demands: one without a verdict cannot pass.
+    """
+
+    title: str
+    channel: str
+    verdicts: tuple[Verdict, ...]
+    policy: str
+    confidence: float = 0.95
+    required: tuple[str, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
+    sizes: Sizes | None = None
+    latency: Latency | None = None
+    stages: tuple[Stage, ...] = ()
+    versions: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The required gates that have no verdict, in the policy's order."""
+        judged = [verdict.gate for verdict in self.verdicts]
+        return tuple(gate for gate in self.required if not any(_answers(gate, v) for v in judged))
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of all verdicts; a required gate that is missing counts as inconclusive."""
+        unknown = [Outcome.INCONCLUSIVE] if self.missing else []
+        return worst([verdict.outcome for verdict in self.verdicts] + unknown)
+
+
+def _answers(required: str, gate: str) -> bool:
+    # One gate may give several verdicts: "latency/ttft" and "latency/itl" answer "latency".
+    return gate == required or gate.startswith(tuple(required + mark for mark in "/.: _"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Landing:
+    """Where the candidate ended up: known only once the bundle that holds the page is sealed."""
+
+    release: str | None = None
+    promoted: bool = False
+    bundle: str = ""
