@@ -1,1 +1,90 @@
-"""The quantize room."""
+"""Quantize a checkpoint by a recipe. This door is light: a backend is loaded when it is used."""
+
+import importlib
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from builders import files
+from builders.checkpoint import Checkpoint
+from builders.errors import PlanError, ToolError, UsageError
+from builders.parse import nearest
+from builders.progress import Progress
+from builders.quantize import interchange
+from builders.quantize.calibration import Corpus, is_needed
+from builders.quantize.check import check
+from builders.quantize.shapes import shape_refusals
+from builders.recipe import Calibration, Recipe
+
+BACKENDS: Final = {"modelopt": "builders.quantize.modelopt"}
+
+
+class Quantizer(Protocol):
+    """A library that calibrates, rounds and writes; what this room asks of it."""
+
+    def quantize(
+        self,
+        checkpoint: Checkpoint,
+        recipe: Recipe,
+        corpus: Corpus | None,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        """Fill ``out`` with weights, scales, config.json and hf_quant_config.json."""
+
+
+if TYPE_CHECKING:
+    from builders.quantize import modelopt
+
+    _checked: dict[str, Quantizer] = {"modelopt": modelopt}
+
+
+def load(name: str) -> Quantizer:
+    """Import a backend by name; a missing library is a `ToolError` that says how to get it."""
+    if name not in BACKENDS:
+        raise UsageError(f"unknown quantizer {name!r}", hint=nearest(name, BACKENDS))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # ModelOpt tells of each optional plugin it lacks
+            return cast("Quantizer", importlib.import_module(BACKENDS[name]))
+    except ImportError as error:
+        raise ToolError(
+            f"the quantizer {name} cannot be loaded: {error}",
+            hint="pip install 'enginesmith[quantize]', then enginesmith doctor",
+        ) from error
+
+
+def quantize(
+    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, out: Path, progress: Progress
+) -> None:
+    """Fill the empty directory ``out`` with a unified Hugging Face export, checked.
+
+    Everything that can be refused without the backend is refused before it is loaded.
+    """
+    refusals = shape_refusals(checkpoint, recipe)
+    if refusals:
+        raise PlanError(refusals)
+    corpus = Corpus.read(calibration) if is_needed(recipe) else None
+    if corpus and corpus.has_messages:
+        _require_chat_template(checkpoint, corpus)
+    progress("load the quantizer", 0, 1)
+    backend = load(recipe.backend)
+    progress("load the quantizer", 1, 1)
+    backend.quantize(checkpoint, recipe, corpus, out, progress)
+    progress("check the export", 0, 1)
+    with files.disk_errors(f"finishing {out}"):
+        interchange.finish(checkpoint, out)
+    check(Checkpoint.open(out), checkpoint, recipe)
+    progress("check the export", 1, 1)
+
+
+def _require_chat_template(checkpoint: Checkpoint, corpus: Corpus) -> None:
+    beside = any(checkpoint.path.glob("chat_template*"))
+    config = checkpoint.path / "tokenizer_config.json"
+    inside = config.is_file() and '"chat_template"' in config.read_text(encoding="utf-8")
+    if not beside and not inside:
+        place = next(document.place for document in corpus.chosen if document.messages)
+        raise UsageError(
+            f"{place}: messages need a chat template, and {checkpoint.path} has none",
+            hint='give {"text": …} lines, or add chat_template.jinja to the checkpoint',
+        )

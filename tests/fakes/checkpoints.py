@@ -14,6 +14,10 @@ import numpy as np
 DEMO = Path(__file__).parents[2] / "demo" / "model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 VOCABULARY = 4096  # what the demo model's tokenizer has
+_NUMPY = {
+    "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "I8": np.int8, "U8": np.uint8,
+    "F8_E4M3": np.uint8,
+}  # fmt: skip
 
 
 def tiny_llama(  # noqa: PLR0913 - every knob has a default, tests name the one they turn
@@ -128,6 +132,20 @@ def write_safetensors(file: Path, tensors: Mapping[str, tuple[str, np.ndarray]])
         stream.write(len(raw).to_bytes(8, "little") + raw)
         for _, data in tensors.values():
             stream.write(np.ascontiguousarray(data).tobytes())
+
+
+def read_safetensors(file: Path) -> dict[str, tuple[str, np.ndarray]]:
+    """Read what `write_safetensors` writes; a dtype that numpy lacks comes as bits of its width."""
+    raw = file.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, entry in header.items():
+        begin, end = entry["data_offsets"]
+        data = np.frombuffer(raw[start + begin : start + end], _NUMPY[entry["dtype"]])
+        tensors[name] = (entry["dtype"], data.reshape(entry["shape"]).copy())
+    return tensors
 
 
 def _write_json(file: Path, value: object) -> None:
