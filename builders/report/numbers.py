@@ -19,7 +19,7 @@ class Scale:
 
 
 # A verdict's numbers are fractions; people read relative ones as percent, shares as points.
-# Gates say what is counted ("relative increase of perplexity"), the first word says how.
+# Gates say what is counted ("relative increase of perplexity"), one of the words says how.
 _PERCENT: Final = Scale(100, "%")
 _POINTS: Final = Scale(100, "pt")
 SCALES: Final = {
@@ -29,13 +29,14 @@ SCALES: Final = {
 
 
 def scale(unit: str) -> Scale:
-    """Return how a unit is shown; one that is not in the table stands as it is."""
-    return SCALES.get(unit.split(" ", maxsplit=1)[0], Scale(1, unit))
+    """Return how a unit is shown; one without a word of the table stands as it is."""
+    known = (SCALES[word] for word in unit.split() if word in SCALES)
+    return next(known, Scale(1, unit))
 
 
 def counted(unit: str) -> str:
     """Return what a unit says beyond its symbol: all of a described one, nothing of a bare one."""
-    return unit if " " in unit and unit.split(" ", maxsplit=1)[0] in SCALES else ""
+    return unit if unit not in SCALES and scale(unit).symbol != unit else ""
 
 
 def digits(value: float, *, places: int = 3, keep_zeros: bool = False) -> str:

@@ -51,6 +51,7 @@ def test_digits_stay_within_half_a_unit_of_the_third(value):
         (0.01, "relative", "1 %"),
         (0.0125, "relative increase of perplexity", "1.25 %"),
         (0.03, "share of right answers", "3 pt"),
+        (0.03, "drop in the share of right answers", "3 pt"),
         (0.03, "points", "3 pt"),
         (12.0, "ms", "12 ms"),
         (12.0, "", "12"),
