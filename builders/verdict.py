@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
+from math import isfinite
 
 
 class Outcome(Enum):
@@ -36,13 +37,27 @@ class Verdict:
     def outcome(self) -> Outcome:
         """Pass when even the worst bound is allowed, fail when even the best one is not.
 
-        A bound that is not a number compares false with everything and so ends inconclusive.
+        A bound that is not a number compares false with everything, and bounds in the wrong order
+        are no bounds: both end inconclusive.
         """
-        if self.high < self.margin:
+        if self.low <= self.high < self.margin:
             return Outcome.PASSED
-        if self.low > self.margin:
+        if self.margin < self.low <= self.high:
             return Outcome.FAILED
         return Outcome.INCONCLUSIVE
+
+    def as_json(self) -> dict[str, object]:
+        """Return the fields that scripts rely on; what is no finite number is null."""
+        bounds = {name: getattr(self, name) for name in ("worse_by", "low", "high", "margin")}
+        finite = {name: value if isfinite(value) else None for name, value in bounds.items()}
+        return {
+            "gate": self.gate,
+            "outcome": self.outcome.value,
+            **finite,
+            "units": self.units,
+            "unit": self.unit,
+            "detail": self.detail,
+        }
 
 
 def worst(outcomes: Iterable[Outcome]) -> Outcome:

@@ -19,6 +19,9 @@ def verdict(low, high, margin=0.01):
         (0.005, 0.02, Outcome.INCONCLUSIVE),
         (0.011, 0.02, Outcome.FAILED),
         (math.nan, math.nan, Outcome.INCONCLUSIVE),
+        (math.nan, 0.0, Outcome.INCONCLUSIVE),
+        (0.02, math.nan, Outcome.INCONCLUSIVE),
+        (0.005, -0.005, Outcome.INCONCLUSIVE),
         (-math.inf, math.inf, Outcome.INCONCLUSIVE),
     ],
 )
@@ -31,3 +34,9 @@ def test_the_worst_outcome_wins_and_nothing_is_inconclusive():
     assert worst([Outcome.PASSED, Outcome.INCONCLUSIVE]) is Outcome.INCONCLUSIVE
     assert worst([Outcome.PASSED]) is Outcome.PASSED
     assert worst([]) is Outcome.INCONCLUSIVE
+
+
+def test_scripts_get_null_where_there_is_no_number():
+    written = verdict(-math.inf, math.nan).as_json()
+    assert (written["low"], written["high"]) == (None, None)
+    assert written["outcome"] == "inconclusive"

@@ -69,7 +69,7 @@ class Axis:
     def place(self, value: float, length: float) -> float:
         """Return where a value lies on an axis of this length; outside is clipped to the ends."""
         share = (value - self.first) / (self.last - self.first)
-        return round(min(max(share, 0.0), 1.0) * length, 1)
+        return round(min(max(share, 0.0), 1.0) * length, 1) + 0.0  # never "-0"
 
 
 def axis(curves: Sequence[Ecdf]) -> Axis:

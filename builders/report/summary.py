@@ -21,7 +21,7 @@ def as_json(report: Report, landing: Landing | None = None) -> dict[str, object]
             {"name": s.name, "key": s.key, "cached": s.cached, "seconds": _finite(s.seconds)}
             for s in report.stages
         ],
-        "gates": [_gate_json(verdict) for verdict in report.verdicts],
+        "gates": [verdict.as_json() for verdict in report.verdicts],
         "bundle": end.bundle,
     }
 
@@ -56,19 +56,6 @@ def as_markdown(report: Report, landing: Landing | None = None) -> str:
     details += [*report.facts, *report.versions]
     lines = [*head, *_table(header, gates), *tail, "", *_folded("Plan and versions", details)]
     return "\n".join(lines) + "\n"
-
-
-def _gate_json(verdict: Verdict) -> dict[str, object]:
-    return {
-        "gate": verdict.gate,
-        "outcome": verdict.outcome.value,
-        "worse_by": _finite(verdict.worse_by),
-        "low": _finite(verdict.low),
-        "high": _finite(verdict.high),
-        "margin": _finite(verdict.margin),
-        "units": verdict.units,
-        "unit": verdict.unit,
-    }
 
 
 def _finite(value: float) -> float | None:

@@ -20,7 +20,8 @@ def test_json_has_the_promised_keys_in_their_order(report):
     wanted = ["release", "channel", "promoted", "outcome", "stages", "gates", "bundle"]
     assert list(data) == wanted
     assert list(data["stages"][0]) == ["name", "key", "cached", "seconds"]
-    gate = ["gate", "outcome", "worse_by", "low", "high", "margin", "units", "unit"]
+    bounds = ["worse_by", "low", "high", "margin"]
+    gate = ["gate", "outcome", *bounds, "units", "unit", "detail"]
     assert list(data["gates"][0]) == gate
     assert (data["outcome"], data["promoted"], data["bundle"]) == ("passed", True, PROMOTED.bundle)
 
