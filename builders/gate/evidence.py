@@ -43,7 +43,7 @@ class Evidence:
         """Read a folder of a gate's evidence; what is incomplete is an `EvidenceError`."""
         try:
             meta = json.loads(jsonl.text(folder / META), parse_constant=_refuse)
-            lines = jsonl.text(folder / SAMPLES).splitlines()
+            lines = jsonl.text(folder / SAMPLES).split("\n")[:-1]
             samples = tuple(json.loads(line, parse_constant=_refuse) for line in lines)
         except (UsageError, ValueError) as error:
             raise EvidenceError(f"{folder}: {error}", hint="measure again") from error
@@ -67,7 +67,7 @@ def write(
     samples: Iterable[Sample],
     subject: Mapping[str, object] | None = None,
 ) -> None:
-    """Write evidence into a folder; each sample has its own ``unit``, and all numbers are finite."""
+    """Write evidence into a folder; each sample has its own ``unit``, all numbers are finite."""
     lines: list[str] = []
     seen: set[str] = set()
     for sample in samples:
@@ -149,7 +149,7 @@ def _cpu() -> str:
 
 def _line(sample: Sample, what: str) -> str:
     try:
-        return json.dumps(sample, allow_nan=False, sort_keys=True, ensure_ascii=False)
+        return json.dumps(sample, allow_nan=False, sort_keys=True)
     except ValueError:
         raise EvidenceError(
             f"{what}: a score is not a finite number",
