@@ -18,7 +18,10 @@ from builders.progress import Progress, silent
 from builders.verdict import Verdict
 
 if TYPE_CHECKING:
-    from builders.gate import accuracy, latency, perplexity, prompts
+    import builders.gate.accuracy
+    import builders.gate.latency
+    import builders.gate.perplexity
+    import builders.gate.prompts
 
 GATES: Final[Mapping[str, str]] = {
     "perplexity": "builders.gate.perplexity",
@@ -144,7 +147,9 @@ def load(name: str) -> Gate[Any, Any]:
 
 if TYPE_CHECKING:
     # mypy compares every gate with the Protocol here; at run time none is loaded.
-    _perplexity: Gate[perplexity.Settings, Scorer] = perplexity
-    _accuracy: Gate[accuracy.Settings, Scorer] = accuracy
-    _prompts: Gate[prompts.Settings, OpenEndpoint] = prompts
-    _latency: Gate[latency.Settings, latency.Pair] = latency
+    _perplexity: Gate[builders.gate.perplexity.Settings, Scorer] = builders.gate.perplexity
+    _accuracy: Gate[builders.gate.accuracy.Settings, Scorer] = builders.gate.accuracy
+    _prompts: Gate[builders.gate.prompts.Settings, OpenEndpoint] = builders.gate.prompts
+    _latency: Gate[builders.gate.latency.Settings, builders.gate.latency.Pair] = (
+        builders.gate.latency
+    )
