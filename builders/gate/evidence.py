@@ -45,18 +45,17 @@ class Evidence:
             meta = json.loads(jsonl.text(folder / META), parse_constant=_refuse)
             lines = jsonl.text(folder / SAMPLES).split("\n")[:-1]
             samples = tuple(json.loads(line, parse_constant=_refuse) for line in lines)
-        except (UsageError, ValueError) as error:
-            raise EvidenceError(f"{folder}: {error}", hint="measure again") from error
-        if not isinstance(meta, dict) or (meta.get("gate"), meta.get("form")) != (gate, FORM):
-            raise EvidenceError(f"{folder}: not evidence of the {gate} gate", hint="measure again")
-        if meta["units"] != len(samples):
+            kind = (meta["form"], meta["gate"], meta["units"])
+            named = {name: meta[name] for name in ("settings", "subject", "host", "versions")}
+        except (UsageError, ValueError, KeyError, TypeError) as error:
+            raise EvidenceError(f"{folder}: no evidence: {error}", hint="measure again") from error
+        if kind != (FORM, gate, len(samples)) or not all("unit" in sample for sample in samples):
             raise EvidenceError(
-                f"{folder}: {len(samples)} samples of {meta['units']}", hint="measure again"
+                f"{folder}: not all of a {gate} measurement: {len(samples)} samples, meant"
+                f" {kind[2]} of {kind[1]}",
+                hint="measure again",
             )
-        names = ("settings", "subject", "host", "versions")
-        return cls(
-            folder=folder, gate=gate, samples=samples, **{name: meta[name] for name in names}
-        )
+        return cls(folder=folder, gate=gate, samples=samples, **named)
 
 
 def write(
