@@ -262,10 +262,11 @@ def judge(baseline: Path, candidate: Path, settings: Settings) -> tuple[Verdict,
     return (replace(first, numbers=(*first.numbers, *beside)), *others)
 
 
-def samples(folder: Path) -> dict[str, Seen]:
-    """Return what evidence holds of each side, for drawing."""
+def seen(folder: Path) -> tuple[Seen, Seen]:
+    """Return what evidence holds of the baseline and of the candidate, for drawing."""
     blocks = _blocks(folder)
-    return {side: _seen([b for b in blocks if b.side == side]) for side in SIDES}
+    old, new = ([block for block in blocks if block.side == side] for side in SIDES)
+    return _seen(old), _seen(new)
 
 
 def _blocks(folder: Path) -> list[Block]:

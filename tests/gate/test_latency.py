@@ -187,10 +187,10 @@ def test_evidence_without_one_side_is_no_verdict(tmp_path):
 
 def test_raw_samples_are_there_for_drawing(tmp_path):
     evidence_of(tmp_path, [1.0, 1.5, 1.0, 1.5])
-    seen = latency.samples(tmp_path)
-    assert len(seen[BASELINE].ttft_ms) == len(seen[CANDIDATE].itl_ms) == 16
-    assert seen[BASELINE].ttft_ms[0] == pytest.approx(100.0)
-    assert seen[CANDIDATE].tokens_per_second[0] == pytest.approx(10.0)
+    old, new = latency.seen(tmp_path)
+    assert len(old.ttft_ms) == len(new.itl_ms) == 16
+    assert old.ttft_ms[0] == pytest.approx(100.0)
+    assert new.tokens_per_second[0] == pytest.approx(10.0)
 
 
 def parse(tmp_path, **keys):
