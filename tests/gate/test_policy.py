@@ -1,0 +1,91 @@
+"""A policy is read strictly: a gate that it does not name is not required, a typo is an error."""
+
+import pytest
+
+from builders.errors import UsageError
+from builders.gate import GATES, load
+from builders.gate.policy import Policy
+
+BOTH = """
+description = "For tests."
+confidence = 0.9
+
+[accuracy]
+task = "tasks/mine.yaml"
+margin = 0.05
+
+[perplexity]
+corpus = ["corpus.jsonl"]
+window = 64
+"""
+
+
+def read(tmp_path, text):
+    path = tmp_path / "policy.toml"
+    path.write_text(text)
+    return Policy.read(path)
+
+
+def test_each_table_is_a_gate_in_the_order_of_the_house(tmp_path):
+    policy = read(tmp_path, BOTH)
+    assert (policy.name, policy.description, policy.confidence) == ("policy", "For tests.", 0.9)
+    assert [name for name, _ in policy.gates] == ["perplexity", "accuracy"]
+    (_, perplexity), (_, accuracy) = policy.gates
+    assert perplexity.corpus == (tmp_path / "corpus.jsonl",)
+    assert accuracy.path == tmp_path / "tasks/mine.yaml"
+    assert perplexity.confidence == accuracy.confidence == 0.9
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "hint"),
+    [
+        ("", "requires no gate", "add a table"),
+        ("confidence = 0.9", "requires no gate", "add a table"),
+        ("[perplexty]\n", "unknown key perplexty", "perplexity"),
+        ("[perplexity]\n", "perplexity.corpus is missing", ""),
+        ('[perplexity]\ncorpus = ["c"]\nmargn = 1\n', "unknown key perplexity.margn", "margin"),
+        ("perplexity = 3", "perplexity must be a table", ""),
+        ("confidence = 0.5\n[accuracy]\ntask='x'", "not between", "0.95"),
+        ("confidence = 1.0\n[accuracy]\ntask='x'", "not between", "0.95"),
+        ("confidence = ", "policy.toml", "TOML"),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_next_step(tmp_path, text, error, hint):
+    with pytest.raises(UsageError, match=error) as found:
+        read(tmp_path, text)
+    assert str(tmp_path / "policy.toml") in str(found.value)
+    assert hint in found.value.hint
+
+
+def test_a_missing_policy_is_named(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        Policy.read(tmp_path / "none.toml")
+
+
+def test_checking_a_policy_checks_every_gate(tmp_path):
+    policy = read(tmp_path, BOTH)
+    with pytest.raises(UsageError, match=r"corpus.jsonl: no such file"):
+        policy.check()
+    (tmp_path / "corpus.jsonl").write_text('{"text": "one"}\n')
+    with pytest.raises(UsageError, match=r"mine.yaml: no such file"):
+        policy.check()
+
+
+def test_an_unknown_gate_is_named():
+    with pytest.raises(UsageError, match="unknown gate 'acuracy'") as error:
+        load("acuracy")
+    assert error.value.hint == "did you mean accuracy?"
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_every_gate_can_be_read_and_judged_without_a_heavy_library(name):
+    import subprocess
+    import sys
+
+    heavy = "torch", "numpy", "scipy", "lm_eval", "transformers", "tritonclient", "datasets"
+    code = (
+        f"import sys; from builders.gate import load; load({name!r})\n"
+        f"print(sorted(set({heavy!r}) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
