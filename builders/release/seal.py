@@ -46,10 +46,10 @@ def seal(
         place = directory(store, digest)
         if not place.exists():
             store.blobs.check(tree)
-            staged = workspace / "release"
-            store.blobs.link(tree, staged)
-            files.write_atomic(staged / manifest.NAME, envelope, mode=0o444)
-            staged.replace(place)
+            files.write_atomic(workspace / "signed" / manifest.NAME, envelope)
+            signed = store.blobs.ingest(workspace / "signed")
+            store.blobs.link(Tree(tree.artifacts + signed.artifacts), workspace / "release")
+            (workspace / "release").replace(place)
             files.sync_directory(place.parent)
     return digest
 

@@ -121,6 +121,12 @@ def verify(envelope: bytes, trusted: Trusted, *, payload_type: str, place: str) 
     return Vouched(payload, key_id)
 
 
+def only(path: Path) -> Trusted:
+    """Trust one public key and no other."""
+    key = _public(path)
+    return Trusted(directory=path.parent, keys={_id(_pem(key)): key})
+
+
 def keygen(home: Home) -> str:
     """Make a signing key and trust it here; an existing one is never overwritten."""
     if not (key_id := _make(home)):

@@ -66,6 +66,12 @@ def test_a_release_is_made_of_links_into_the_store(house, digest):
         assert (house.place(digest) / artifact.path).samefile(blob)
 
 
+def test_a_release_can_be_copied_out_like_any_tree(house, digest, tmp_path):
+    whole = Tree.of(house.place(digest))
+    house.store.materialise(whole, tmp_path / "out")
+    assert Tree.of(tmp_path / "out") == whole
+
+
 def test_equal_content_and_key_give_the_same_digest_in_any_store(house, tmp_path):
     other = type(house)(Store.at(tmp_path / "other"), house.key, house.trusted)
     assert house.sealed() == other.sealed()

@@ -21,6 +21,7 @@ from builders.release.signing import (
     Trusted,
     ensure_key,
     keygen,
+    only,
     pre_authentication,
     trust,
     verify,
@@ -299,6 +300,16 @@ def test_a_public_key_of_another_kind_is_refused(home):
     (home.trusted / "friend.pem").write_bytes(pem)
     with pytest.raises(ReleaseError, match="not an Ed25519 public key"):
         Trusted.load(home.trusted)
+
+
+def test_one_key_may_be_all_the_trust(home, tmp_path, stranger):
+    keygen(home)
+    (tmp_path / "theirs.pub").write_bytes(stranger.public_pem())
+    trusted = only(tmp_path / "theirs.pub")
+    assert list(trusted.keys) == [stranger.id]
+    assert check(stranger.sign(b"payload", TYPE), trusted).key_id == stranger.id
+    with pytest.raises(ReleaseError, match=r"gone: No such file"):
+        only(tmp_path / "gone")
 
 
 def test_no_directory_of_trusted_keys_is_no_trust(home):
