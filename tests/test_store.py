@@ -561,3 +561,22 @@ def test_a_copy_that_cannot_be_written_leaves_nothing(store, tmp_path):
 def test_faults_strike_where_they_are_told(tmp_path):
     with faults.Faults(tmp_path, at=1, strike=faults.forbidden), pytest.raises(PermissionError):
         os.link(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_reused_stage_still_knows_how_long_its_work_took(tmp_path):
+    store = Store.at(tmp_path / "store")
+    ran = store.run("x", inputs={}, work=lambda out: (out / "f").write_text("y"))
+    again = store.run("x", inputs={}, work=lambda _: None)
+    assert (ran.cached, again.cached) == (False, True)
+    assert again.worked == ran.worked
+
+
+def test_finding_a_stage_runs_nothing_and_creates_nothing(tmp_path):
+    store = Store.at(tmp_path / "store")
+    assert store.find("x", inputs={}) == (None, "first run")
+    assert not (tmp_path / "store").exists()
+    ran = store.run("x", inputs={}, work=lambda out: (out / "f").write_text("y"))
+    found, why = store.find("x", inputs={})
+    assert found.tree == ran.tree
+    assert found.path == ran.path
+    assert why.startswith("unchanged since")

@@ -44,13 +44,15 @@ _DISK: Final = (*_FULL, errno.EACCES, errno.EPERM, errno.EIO)
 class Stage:
     """One stage's answer: its files, where they lie, and why it ran or did not.
 
-    ``seconds`` is what this call took. ``path`` is read-only and outlives the call.
+    ``seconds`` is what this call took, ``worked`` what the work itself took when it was done.
+    ``path`` is read-only and outlives the call.
     """
 
     name: str
     key: str
     cached: bool
     seconds: float
+    worked: float
     tree: Tree
     path: Path
     why: str
@@ -91,19 +93,18 @@ class Store:
         another run works on the same stage. Empty directories and executable bits are not kept.
         """
         began = time.perf_counter()
-        asked: dict[str, object] = json.loads(
-            canonical({"stage": name, "version": version, "inputs": dict(inputs)})
-        )
+        asked = _question(name, inputs, version)
         key = fingerprint(asked)
         with _disk_trouble(f"{name}: the store {self.root}", self.root):
-            reason, tree = self._why(key, asked), self._lookup(key)
-            cached = tree is not None
-            if tree is None:
+            reason, found = self._why(key, asked), self._lookup(key)
+            cached = found is not None
+            if found is None:
                 with self.building(key, waiting) as workspace:
-                    tree = self._lookup(key)
-                    cached = tree is not None
-                    if tree is None:
-                        tree = self._work(asked, work, workspace)
+                    found = self._lookup(key)
+                    cached = found is not None
+                    if found is None:
+                        found = self._work(asked, work, workspace)
+            tree, worked = found
             path = self._tree(tree)
             self._remember(asked, key, must=not cached)
         return Stage(
@@ -111,10 +112,34 @@ class Store:
             key=key,
             cached=cached,
             seconds=time.perf_counter() - began,
+            worked=worked,
             tree=tree,
             path=path,
             why=f"unchanged since {key[:8]}" if cached else reason,
         )
+
+    def find(
+        self, name: str, *, inputs: Mapping[str, object], version: int = 1
+    ) -> tuple[Stage | None, str]:
+        """Return a finished stage, if these inputs have one, and why it would be run or reused."""
+        began = time.perf_counter()
+        asked = _question(name, inputs, version)
+        key = fingerprint(asked)
+        reason, found = self._why(key, asked), self._lookup(key)
+        if found is None:
+            return None, reason
+        tree, worked = found
+        stage = Stage(
+            name=name,
+            key=key,
+            cached=True,
+            seconds=time.perf_counter() - began,
+            worked=worked,
+            tree=tree,
+            path=self._tree(tree),
+            why=f"unchanged since {key[:8]}",
+        )
+        return stage, stage.why
 
     def materialise(self, tree: Tree, out: Path) -> None:
         """Copy a tree into a directory of the user's, which must be empty or absent."""
@@ -151,7 +176,7 @@ class Store:
 
     def _work(
         self, asked: Mapping[str, object], work: Callable[[Path], None], workspace: Path
-    ) -> Tree:
+    ) -> tuple[Tree, float]:
         began = time.perf_counter()
         out = workspace / "out"
         out.mkdir()
@@ -161,18 +186,19 @@ class Store:
         seconds = round(time.perf_counter() - began, 3)
         record = {**asked, "files": tree.as_json(), "seconds": seconds}
         files.write_atomic(self._record(fingerprint(asked)), canonical(record))
-        return tree
+        return tree, seconds
 
-    def _lookup(self, key: str) -> Tree | None:
-        """Read a record; one that is absent, damaged or short of a blob is a miss."""
+    def _lookup(self, key: str) -> tuple[Tree, float] | None:
+        """Read a record's files and seconds; absent, damaged or short of a blob it is a miss."""
         record = _read_json(self._record(key))
         try:
             asked = {part: record[part] for part in ("stage", "version", "inputs")}
             tree = Tree.from_json(record["files"])  # type: ignore[arg-type] # caught below
+            seconds = float(str(record["seconds"]))
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
         whole = fingerprint(asked) == key and sound(tree) and self.blobs.holds(tree)
-        return tree if whole else None
+        return (tree, seconds) if whole else None
 
     def _tree(self, tree: Tree) -> Path:
         """Give a tree its place under ``trees/`` by one rename, anew if somebody meddled there."""
@@ -251,6 +277,12 @@ def _refuse_foreign(root: Path) -> None:
             f"{root}: a store of layout {layout}, and this enginesmith reads layout {_LAYOUT}",
             hint="use the version of enginesmith that made it, or another --store",
         )
+
+
+def _question(name: str, inputs: Mapping[str, object], version: int) -> dict[str, object]:
+    asked = {"stage": name, "version": version, "inputs": dict(inputs)}
+    plain: dict[str, object] = json.loads(canonical(asked))
+    return plain
 
 
 def _named(question: Mapping[str, object]) -> dict[str, object]:

@@ -1,0 +1,203 @@
+"""The product's story: a plan, its stages, verdicts, a sealed bundle, a channel.
+
+The only place that sees more than one room. Each function here is one command of the command line.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from builders import files
+from builders.bundle import Tree
+from builders.checkpoint import Checkpoint
+from builders.errors import PlanError
+from builders.gate.policy import Policy
+from builders.pipeline import reporting
+from builders.pipeline.request import Request
+from builders.pipeline.stages import Side, Stages, Watcher, outlook
+from builders.pipeline.subjects import Subjects
+from builders.plan import Plan
+from builders.quantize.calibration import Corpus, is_needed
+from builders.quantize.shapes import shape_refusals
+from builders.release import promotion, seal, signing
+from builders.release.channel import Channel
+from builders.release.manifest import Predicate
+from builders.release.signing import SigningKey, Trusted
+from builders.report import Landing, Report
+from builders.spec import Spec
+from builders.store import Stage, Store
+from builders.verdict import Outcome
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """Every verdict on one candidate, the page that explains them, and what became of it."""
+
+    report: Report
+    page: Path
+    landing: Landing
+
+    @property
+    def outcome(self) -> Outcome:
+        """The worst of all verdicts."""
+        return self.report.outcome
+
+
+def plan(request: Request) -> Plan:
+    """Resolve a release file; every reason why it cannot work is in one `PlanError`."""
+    spec = Spec.read(request.file, request.overrides)
+    resolved = Plan.resolve(spec, Checkpoint.open(_checkpoint(spec)))
+    refusals = (*resolved.refusals(), *shape_refusals(resolved.checkpoint, resolved.recipe))
+    if refusals:
+        raise PlanError(refusals)
+    return resolved
+
+
+@contextmanager
+def stages(request: Request, watcher: Watcher, *, dry: bool = False) -> Iterator[Stages]:
+    """Open the stages of a plan; all that can be refused without work is refused here."""
+    spec = Spec.read(request.file, request.overrides)
+    resolved = plan(request)
+    policy = Policy.read(resolved.policy)
+    policy.check()
+    if is_needed(resolved.recipe):
+        Corpus.read(resolved.calibration)
+    logs = request.home.runs
+    with Subjects(name=resolved.serve.name, logs=logs) as subjects:
+        yield Stages(
+            plan=resolved,
+            policy=policy,
+            store=Store.at(_store(request, spec)),
+            watcher=watcher,
+            subjects=subjects,
+            dry=dry,
+        )
+
+
+def dry_run(request: Request, watcher: Watcher) -> tuple[Plan, dict[str, str]]:
+    """Resolve the plan and say which stages are done and which would run; run none."""
+    with stages(request, watcher, dry=True) as opened:
+        return opened.plan, outlook(opened)
+
+
+def quantize(request: Request, watcher: Watcher, out: Path | None) -> Stage:
+    """Quantize the checkpoint."""
+    return _stage(request, watcher, out, Stages.quantized)
+
+
+def build(request: Request, watcher: Watcher, out: Path | None) -> Stage:
+    """Build the candidate's engine."""
+    return _stage(request, watcher, out, lambda opened: opened.engine(Side.CANDIDATE))
+
+
+def render(request: Request, watcher: Watcher, out: Path | None) -> Stage:
+    """Render the candidate's model repository."""
+    return _stage(request, watcher, out, lambda opened: opened.repository(Side.CANDIDATE))
+
+
+def gate(request: Request, watcher: Watcher, out: Path | None) -> Judged:
+    """Judge the candidate and promote nothing."""
+    with stages(request, watcher) as opened:
+        judged = judge(opened)
+        if out:
+            opened.store.materialise(reporting.write(opened).tree, out)
+        return judged
+
+
+def _stage(
+    request: Request, watcher: Watcher, out: Path | None, run: Callable[[Stages], Stage]
+) -> Stage:
+    with stages(request, watcher) as opened:
+        stage = run(opened)
+        if out:
+            opened.store.materialise(stage.tree, out)
+        return stage
+
+
+def judge(opened: Stages) -> Judged:
+    """Measure what is not measured yet and judge it by the policy."""
+    page = reporting.write(opened)
+    return Judged(
+        report=reporting.as_run(opened),
+        page=page.path / reporting.HTML,
+        landing=Landing(bundle=str(page.path)),
+    )
+
+
+def release(request: Request, watcher: Watcher, out: Path | None = None) -> Judged:
+    """Carry a checkpoint to its channel; a candidate that does not pass moves nothing."""
+    key = signing.ensure_key(request.home, watcher.say)
+    with stages(request, watcher) as opened:
+        channel = Channel.named(
+            opened.store, opened.plan.channel, Trusted.load(request.home.trusted)
+        )
+        channel.history()  # a log that cannot be trusted is refused before any work
+        judged = judge(opened)
+        if judged.outcome is not Outcome.PASSED:
+            return judged
+        digest = _seal(opened, judged, key)
+        required = (name for name, _ in opened.policy.gates)
+        promotion.promote(channel, digest, required=required, key=key)
+        place = seal.directory(opened.store, digest)
+        if out:
+            opened.store.materialise(Tree.of(place), out)
+        return Judged(
+            report=reporting.as_run(opened),
+            page=place / "report" / reporting.HTML,
+            landing=Landing(release=digest, promoted=True, bundle=str(place)),
+        )
+
+
+def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
+    """Seal everything that a stranger needs to serve the release and to judge it again."""
+    resolved = opened.plan
+    written = opened.run("plan", {"plan": resolved.as_json()}, _plan_file(resolved))
+    gates = dict(opened.policy.gates)
+    evidence = {
+        f"evidence/{name}": stage.tree
+        for name, stage in opened.done.items()
+        if name.partition("/")[0] in gates
+    }
+    parts: dict[str, Tree | Path] = {
+        "model_repository": opened.repository(Side.CANDIDATE).tree,
+        "policy.toml": resolved.policy,
+        "plan": written.tree,
+        "verdicts": opened.verdicts().tree,
+        "report": reporting.write(opened).tree,
+        **evidence,
+    }
+    predicate = Predicate(
+        plan=resolved.digest,
+        verdicts=judged.report.verdicts,
+        tools=dict(judged.report.versions),
+        stages={name: stage.key for name, stage in opened.done.items()},
+        about={
+            "checkpoint": resolved.checkpoint.path.name,
+            "recipe": str(resolved.recipe),
+            "tier": resolved.tier.name,
+            "runtime": resolved.runtime.name,
+            "model": resolved.serve.name,
+        },
+    )
+    return seal.seal(opened.store, parts, predicate, key)
+
+
+def _plan_file(resolved: Plan) -> Callable[[Path], None]:
+    def work(out: Path) -> None:
+        files.write_atomic(out / "plan.json", json.dumps(resolved.as_json(), indent=1) + "\n")
+
+    return work
+
+
+def _checkpoint(spec: Spec) -> Path:
+    if spec.model.path:
+        return spec.model.path
+    from builders import hub  # noqa: PLC0415 - heavy, and needed only for models of the hub
+
+    return hub.fetch(spec.model.hub_id, spec.model.revision)
+
+
+def _store(request: Request, spec: Spec) -> Path:
+    return request.store or spec.store or request.home.store

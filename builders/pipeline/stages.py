@@ -1,0 +1,250 @@
+"""The stages of one plan: what goes into each, what does its work, what comes out of it.
+
+Every stage is keyed by what goes in and kept in the store, so each runs once: a killed run goes on
+where it was, and a changed margin re-judges without measuring again.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from enum import Enum, StrEnum
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from builders import engine, gate, quantize, render
+from builders.bundle import fingerprint
+from builders.engine import EngineSettings
+from builders.formats import Format
+from builders.gate.policy import Policy
+from builders.pipeline.subjects import Subjects
+from builders.pipeline.versions import versions
+from builders.plan import Plan
+from builders.progress import Progress
+from builders.quantize.calibration import Corpus, is_needed
+from builders.store import Stage, Store
+from builders.verdict import Verdict
+
+VERDICTS: Final = "verdicts.json"
+
+
+class Side(StrEnum):
+    """The unquantized model that we must not be worse than, and the one on trial."""
+
+    BASELINE = "baseline"
+    CANDIDATE = "candidate"
+
+
+class WouldRun(Exception):
+    """A dry run came to a stage that is not done yet: its name, and why."""
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(name)
+        self.name, self.why = name, why
+
+
+class Watcher(Protocol):
+    """Who is told of stages as they start and end, and of progress within them."""
+
+    @property
+    def progress(self) -> Progress:
+        """Who is told how far the stage is."""
+
+    def started(self, name: str) -> None:
+        """Hear that a stage's work begins."""
+
+    def finished(self, stage: Stage) -> None:
+        """Hear that a stage is done, or was found done."""
+
+    def waiting(self, name: str) -> None:
+        """Hear that another run works on the same stage."""
+
+    def say(self, line: str) -> None:
+        """Hear one sentence for the operator."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """One method a stage; each runs at most once and is remembered in the order of the road."""
+
+    plan: Plan
+    policy: Policy
+    store: Store
+    watcher: Watcher
+    subjects: Subjects
+    dry: bool = False
+    done: dict[str, Stage] = field(default_factory=dict)
+
+    def quantized(self) -> Stage:
+        """The quantized checkpoint: weights, scales, `hf_quant_config.json`."""
+        plan = self.plan
+        corpus = Corpus.read(plan.calibration).digest if is_needed(plan.recipe) else ""
+        inputs = {
+            "checkpoint": _content(plan),
+            "recipe": plain(plan.recipe),
+            "calibration": corpus,
+            "versions": versions("torch", "transformers", "nvidia-modelopt"),
+        }
+
+        def work(out: Path) -> None:
+            progress = self.watcher.progress
+            quantize.quantize(plan.checkpoint, plan.recipe, plan.calibration, out, progress)
+
+        return self.run("quantize", inputs, work)
+
+    def engine(self, side: Side) -> Stage:
+        """What the runtime loads, of either side."""
+        plan = self.plan
+        source, content, kv_cache = plan.checkpoint.path, _content(plan), Format.BF16
+        if side is Side.CANDIDATE:
+            checkpoint = self.quantized()
+            source, content = checkpoint.path, checkpoint.tree.digest
+            kv_cache = plan.recipe.kv_cache
+        settings = EngineSettings(
+            context=plan.serve.context, concurrency=plan.serve.concurrency, kv_cache=kv_cache
+        )
+        inputs = {
+            "checkpoint": content,
+            "runtime": asdict(plan.runtime),
+            "settings": plain(settings),
+            "versions": versions(),
+        }
+
+        def work(out: Path) -> None:
+            engine.build(plan.runtime.name, source, settings, out, self.watcher.progress)
+
+        return self.run(_name("build", side), inputs, work)
+
+    def repository(self, side: Side) -> Stage:
+        """The Triton model repository that serves the engine of either side."""
+        plan, built = self.plan, self.engine(side)
+        context = render.Context(
+            name=plan.serve.name,
+            context=plan.serve.context,
+            concurrency=plan.serve.concurrency,
+            gpu=plan.tier.gpu,
+            engine_digest=built.tree.digest,
+        )
+        inputs = {"context": plain(context), "versions": versions()}
+
+        def work(out: Path) -> None:
+            render.render(plan.runtime.name, context, built.path, out)
+
+        return self.run(_name("render", side), inputs, work)
+
+    def evidence(self, name: str, settings: object) -> tuple[Stage, Stage]:
+        """The raw samples of one gate, of the baseline and of the candidate."""
+        if gate.load(name).NEEDS == "endpoint-pair":
+            both = self._measure(name, name, settings, tuple(Side))
+            return both, both
+        baseline, candidate = (
+            self._measure(f"{name}/{side}", name, settings, (side,)) for side in Side
+        )
+        return baseline, candidate
+
+    def verdicts(self) -> Stage:
+        """What every gate of the policy says of the evidence; changed margins judge it anew."""
+        evidence = {name: self.evidence(name, settings) for name, settings in self.policy.gates}
+        inputs = {
+            "policy": {name: plain(settings) for name, settings in self.policy.gates},
+            "evidence": {
+                name: [stage.tree.digest for stage in pair] for name, pair in evidence.items()
+            },
+            "versions": versions(),
+        }
+
+        def work(out: Path) -> None:
+            found: list[Verdict] = []
+            for name, settings in self.policy.gates:
+                baseline, candidate = evidence[name]
+                found += gate.load(name).judge(baseline.path, candidate.path, settings)
+            (out / VERDICTS).write_text(json.dumps([plain(v) for v in found], indent=1) + "\n")
+
+        return self.run("judge", inputs, work)
+
+    def _measure(self, stage: str, name: str, settings: object, sides: tuple[Side, ...]) -> Stage:
+        chosen = gate.load(name)
+        served = chosen.NEEDS != "scorer"
+        subjects = [self.repository(side) if served else self.engine(side) for side in sides]
+        inputs = {
+            "subject": [subject.tree.digest for subject in subjects],
+            "gate": chosen.inputs(settings),
+            "versions": versions("torch", "transformers", "lm-eval", "tritonclient"),
+        }
+
+        def work(out: Path) -> None:
+            subject = self.subjects.open(chosen.NEEDS, [subject.path for subject in subjects])
+            chosen.measure(subject, settings, out, self.watcher.progress)
+
+        return self.run(stage, inputs, work)
+
+    def run(self, name: str, inputs: Mapping[str, object], work: Callable[[Path], None]) -> Stage:
+        """Run one stage, or find it in the store, and tell the watcher."""
+        if name in self.done:
+            return self.done[name]
+        if self.dry:
+            found, why = self.store.find(name, inputs=inputs)
+            if found is None:
+                raise WouldRun(name, why)
+            return self.done.setdefault(name, found)
+
+        def announced(out: Path) -> None:
+            self.watcher.started(name)
+            work(out)
+
+        stage = self.store.run(name, inputs=inputs, work=announced, waiting=self.watcher.waiting)
+        self.done[name] = stage
+        self.watcher.finished(stage)
+        return stage
+
+
+def outlook(stages: Stages) -> dict[str, str]:
+    """Say of each stage that a dry run can see whether it is done, or why it would run.
+
+    A stage that needs another one which would run cannot be keyed yet and is left out.
+    """
+    seen: dict[str, str] = {}
+    steps: list[Callable[[], object]] = [
+        stages.quantized,
+        *(partial(step, side) for step in (stages.engine, stages.repository) for side in Side),
+        *(partial(stages.evidence, name, settings) for name, settings in stages.policy.gates),
+        stages.verdicts,
+    ]
+    for step in steps:
+        try:
+            step()
+        except WouldRun as stage:
+            seen.setdefault(stage.name, f"would run ({stage.why})")
+    return dict.fromkeys(stages.done, "done before") | seen
+
+
+def read_verdicts(stage: Stage) -> tuple[Verdict, ...]:
+    """Read what `Stages.verdicts` wrote."""
+    rows: list[dict[str, Any]] = json.loads((stage.path / VERDICTS).read_text(encoding="utf-8"))
+    return tuple(
+        Verdict(**(row | {"numbers": tuple((str(k), v) for k, v in row["numbers"])}))
+        for row in rows
+    )
+
+
+def plain(value: object) -> Any:  # noqa: ANN401 - JSON
+    """Turn a dataclass of the house into JSON: enums by value, files by name."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    return value
+
+
+def _content(plan: Plan) -> str:
+    return fingerprint({a.path: a.sha256 for a in plan.checkpoint.artifacts})
+
+
+def _name(verb: str, side: Side) -> str:
+    return verb if side is Side.CANDIDATE else f"{verb}/{side}"
