@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +12,7 @@ from builders.errors import EvidenceError, UsageError
 from builders.gate import answers
 from builders.gate.answers import Prompt
 
+DEMO = Path(__file__).parents[2] / "demo" / "prompts.jsonl"
 GOOD = {"prompt": "Return the absolute", "scorer": "contains", "expect": "value"}
 
 
@@ -140,3 +142,11 @@ def test_no_answer_upsets_a_scorer(answer):
         {"scorer": "numeric", "expect": 1},
     ):
         assert prompt(**keys).score(answer) in {0.0, 1.0}
+
+
+def test_the_prompts_that_ship_are_valid_and_use_every_scorer():
+    prompts = read(DEMO)
+    assert len(prompts) >= 60
+    assert {prompt.scorer for prompt in prompts} == set(answers.SCORERS)
+    assert max(prompt.max_tokens for prompt in prompts) <= 16
+    assert len({prompt.prompt for prompt in prompts}) == len(prompts)
