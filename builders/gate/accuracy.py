@@ -106,12 +106,13 @@ def check(settings: Settings) -> None:
 
 def measure(subject: Scorer, settings: Settings, out: Path, progress: Progress) -> None:
     """Ask every item, and keep the log-likelihood of every choice."""
+    samples = _load().ask(subject, settings, progress)
     evidence.write(
         out,
         gate=NAME,
         settings=inputs(settings),
         subject={"vocabulary": subject.vocabulary, "context": subject.context},
-        samples=_load().ask(subject, settings, progress),
+        samples=samples,
     )
 
 

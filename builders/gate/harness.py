@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from contextlib import redirect_stderr as to_stderr
 from contextlib import redirect_stdout as to_stdout
+from pathlib import Path
 from typing import Any, Final
 
 import datasets
@@ -116,7 +117,10 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
                 hint="ask with fewer shots or leave the item out: nothing is truncated",
             )
         if not given or not wanted:
-            raise EvidenceError(f"{item} has a choice without tokens", hint="mend its choices")
+            raise EvidenceError(
+                f"{item} has a choice without tokens of its own",
+                hint="it is empty, or melts into the context's last token: begin it with a space",
+            )
 
 
 def ask(scorer: Scorer, settings: Settings, progress: Progress) -> list[Sample]:
@@ -139,12 +143,10 @@ def _load(settings: Settings, own: AbstractContextManager[None]) -> dict[str, An
     try:
         with own:
             manager = TaskManager(
-                include_path=str(settings.path.parent) if settings.path else None,
+                include_path="." if settings.path else None,
                 include_defaults=settings.path is None,
             )
-            loaded: dict[str, Any] = manager.load(
-                [settings.path.name if settings.path else settings.task]
-            )
+            loaded: dict[str, Any] = manager.load([_name(manager, settings)])
     except KeyError as error:
         hint = "a name that lm-eval knows, or a path that ends in .yaml"
         raise UsageError(f"accuracy: no task {what}: {_short(error)}", hint=hint) from error
@@ -158,6 +160,19 @@ def _load(settings: Settings, own: AbstractContextManager[None]) -> dict[str, An
         task.set_config(key="num_fewshot", value=settings.shots if asked else own_shots or 0)
         task.set_fewshot_seed(seed=settings.seed)
     return loaded
+
+
+def _name(manager: TaskManager, settings: Settings) -> str:
+    """Return what lm-eval calls the task: by the path of its file it finds no groups."""
+    if settings.path is None:
+        return settings.task
+    index = manager.task_index.items()
+    found = (
+        name
+        for name, entry in index
+        if entry.yaml_path and Path(entry.yaml_path).name == settings.path.name
+    )
+    return next(found, settings.path.name)
 
 
 def _evaluate(

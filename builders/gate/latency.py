@@ -18,7 +18,7 @@ from builders.errors import EvidenceError, UsageError
 from builders.gate import Endpoint, OpenEndpoint, client, evidence, jsonl, slowdown
 from builders.gate.blocks import BASELINE, CANDIDATE, SIDES, Block, quantile
 from builders.gate.evidence import Evidence
-from builders.gate.load import Load, trace, turn
+from builders.gate.replay import Load, trace, turn
 from builders.gate.slowdown import MEASURES
 from builders.parse import Table
 from builders.progress import Progress

@@ -34,7 +34,7 @@ class Policy:
                 )
             tables = {name: table.table(name) for name in GATES}
             gates = tuple(
-                (name, load(name).parse(tables[name], beside=path.parent, confidence=confidence))
+                (name, _parse(name, tables[name], path, confidence))
                 for name in GATES
                 if name in data
             )
@@ -53,3 +53,13 @@ class Policy:
         """Refuse what cannot be measured, gate by gate, before any work."""
         for name, settings in self.gates:
             load(name).check(settings)
+
+
+def _parse(name: str, table: Table, path: Path, confidence: float) -> object:
+    """Let a gate read its table; what it finds wrong in it names the file."""
+    try:
+        return load(name).parse(table, beside=path.parent, confidence=confidence)
+    except UsageError as error:
+        if str(path) in str(error):
+            raise
+        raise UsageError(f"{path}: {error}", hint=error.hint) from error

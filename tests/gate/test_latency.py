@@ -11,7 +11,7 @@ from builders.gate import latency
 from builders.gate.blocks import BASELINE, CANDIDATE, Block, Timing
 from builders.gate.evidence import Evidence, write
 from builders.gate.latency import Pair, Settings
-from builders.gate.load import Load
+from builders.gate.replay import Load
 from builders.parse import Table
 from builders.progress import silent
 from builders.verdict import Outcome
@@ -252,3 +252,16 @@ def test_progress_reaches_its_end(tmp_path):
     latency.measure(pair(Scheduled(0.001, 0.0), Scheduled(0.001, 0.0)), SETTINGS, tmp_path, listen)
     assert [done for done, _, _ in seen] == list(range(1, 9))
     assert seen[-1][1] == 8
+
+
+def test_a_policy_that_requires_every_gate_is_read_after_all_gates_were_loaded(tmp_path):
+    from builders import gate
+    from builders.gate.policy import Policy
+
+    for name in gate.GATES:
+        gate.load(name)
+    (tmp_path / "policy.toml").write_text("[latency]\nttft_margin = 0.1\n[prompts]\n")
+    assert [name for name, _ in Policy.read(tmp_path / "policy.toml").gates] == [
+        "prompts",
+        "latency",
+    ]

@@ -11,7 +11,7 @@ import pytest
 
 from builders.errors import EvidenceError
 from builders.gate.blocks import quantile
-from builders.gate.load import Load, replay, trace, turn, watched
+from builders.gate.replay import Load, replay, trace, turn, watched
 from fakes.endpoints import Scheduled, Scripted
 
 LOAD = Load(pairs=4, requests=12, warm_up=2, output_tokens=6, concurrency=3, timeout=30.0)
