@@ -44,6 +44,7 @@ def test_each_table_is_a_gate_in_the_order_of_the_house(tmp_path):
         ("[perplexty]\n", "unknown key perplexty", "perplexity"),
         ("[perplexity]\n", "perplexity.corpus is missing", ""),
         ('[perplexity]\ncorpus = ["c"]\nmargn = 1\n', "unknown key perplexity.margn", "margin"),
+        ('[perplexity]\ncorpus = ["c"]\nstride = 9999\n', "leaves out tokens", "at most 2048"),
         ("perplexity = 3", "perplexity must be a table", ""),
         ("confidence = 0.5\n[accuracy]\ntask='x'", "not between", "0.95"),
         ("confidence = 1.0\n[accuracy]\ntask='x'", "not between", "0.95"),
