@@ -1,0 +1,245 @@
+"""Starts a tritonserver on loopback, proves that it answers, and always ends it."""
+
+import contextlib
+import os
+import re
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from builders import process
+from builders.errors import ToolError
+from builders.serve import http
+from builders.serve.ports import HOST, Ports
+from builders.serve.shadow import shadow
+from builders.serve.triton import SHARED_MEMORY, TritonRuntime
+
+_TRIES: Final = 3
+_POLL_S: Final = 0.05
+_EXIT_S: Final = 10  # how long the server waits for requests in flight when it is told to end
+_ADMIN: Final = "shared-memory,model-repository,trace,logging"
+# What a healthy start on a machine without a GPU writes as errors.
+_NOISE: Final = re.compile(r"CUDA driver version|CudaDriverHelper|pinned_memory|cuda memory")
+_BUSY: Final = re.compile(r"already in use", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TritonServer:
+    """A server that answered: where it listens and what it serves.
+
+    ``model`` is the one that takes ``text_input``: the ensemble where there are several.
+    """
+
+    host: str
+    ports: Ports
+    models: tuple[str, ...]
+    model: str
+    version: str
+    log: Path
+    child: subprocess.Popen[bytes] = field(repr=False)
+    workers: frozenset[int] = field(repr=False)
+
+    @property
+    def http_url(self) -> str:
+        """Where it speaks HTTP."""
+        return f"http://{self.host}:{self.ports.http}"
+
+    @property
+    def grpc_url(self) -> str:
+        """Where it speaks gRPC, as gRPC's clients want it."""
+        return f"{self.host}:{self.ports.grpc}"
+
+    @property
+    def metrics_url(self) -> str:
+        """Where it tells its metrics."""
+        return f"http://{self.host}:{self.ports.metrics}/metrics"
+
+    def alive(self) -> bool:
+        """Whether the server runs and every model process of its start still does.
+
+        Triton calls itself ready after a model's process died (server issue 8604), so look here.
+        """
+        return self.child.poll() is None and self.workers <= _children(self.child.pid)
+
+    def obituary(self) -> str:
+        """Return why the server died and the last lines of its log; nothing while it lives."""
+        if self.alive():
+            return ""
+        code = self.child.poll()
+        how = "lost a model process" if code is None else f"ended with {code}"
+        return f"tritonserver {how}; its log {self.log} ends:\n{last_words(self.log)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Launch:
+    """What one server is started with, but for its ports."""
+
+    runtime: TritonRuntime
+    repository: Path
+    backends: Path
+    models: tuple[str, ...]
+    log: Path
+    until: float
+    secret: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def regions(self) -> str:
+        """The prefix of its shared memory, which no other server has."""
+        return f"enginesmith_{self.secret[:12]}_"
+
+    def argv(self, ports: Ports) -> tuple[str, ...]:
+        """Return the command line; without an address Triton listens on every interface."""
+        return (
+            str(self.runtime.binary),
+            f"--model-repository={self.repository}",
+            f"--backend-directory={self.backends}",
+            f"--backend-config=python,shm-region-prefix-name={self.regions}",
+            "--model-control-mode=none",
+            "--disable-auto-complete-config",
+            f"--http-address={HOST}",
+            f"--http-port={ports.http}",
+            f"--grpc-address={HOST}",
+            f"--grpc-port={ports.grpc}",
+            f"--metrics-address={HOST}",
+            f"--metrics-port={ports.metrics}",
+            f"--http-restricted-api={_ADMIN}:admin={self.secret}",
+            f"--grpc-restricted-protocol={_ADMIN}:admin={self.secret}",
+            "--allow-gpu-metrics=false",
+            f"--exit-timeout-secs={_EXIT_S}",
+        )
+
+
+@contextmanager
+def tritonserver(
+    repository: Path,
+    *,
+    log: Path,
+    http_port: int = 0,
+    grpc_port: int = 0,
+    metrics_port: int = 0,
+    deadline: float = 180.0,
+) -> Iterator[TritonServer]:
+    """Serve a model repository on loopback while the block runs; its bytes are not touched.
+
+    Enters when a real request was answered. A server that cannot start, dies or takes more than
+    ``deadline`` seconds is a `ToolError` with the last lines of its log. Call it from the thread
+    that outlives the server: Linux ends the server together with the thread that started it.
+    """
+    asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
+    runtime = TritonRuntime.locate()
+    runtime.preflight()
+    with tempfile.TemporaryDirectory(prefix="enginesmith-triton-") as home:
+        launch = _Launch(
+            runtime=runtime,
+            models=shadow(repository, Path(home, "repository")),
+            repository=Path(home, "repository"),
+            backends=runtime.lay_out(Path(home, "backends")),
+            log=log,
+            until=time.monotonic() + deadline,
+        )
+        with _running(launch, asked) as server:
+            yield server
+
+
+@contextmanager
+def _running(launch: _Launch, asked: Ports) -> Iterator[TritonServer]:
+    server = _start(launch, asked)
+    try:
+        yield server
+    finally:
+        _end(server.child, launch)
+
+
+def _start(launch: _Launch, asked: Ports) -> TritonServer:
+    """Start the server; where another program was faster to take a free port, start it again."""
+    for attempt in range(1, _TRIES + 1):
+        ports = asked.free()
+        env = launch.runtime.environment(os.environ)
+        try:
+            child = process.start(launch.argv(ports), log=launch.log, env=env)
+        except OSError as error:
+            raise ToolError(f"{launch.runtime.binary}: {error.strerror}") from error
+        try:
+            return _proved(child, launch, ports)
+        except BaseException as error:
+            _end(child, launch)
+            lost = isinstance(error, ToolError) and _BUSY.search(process.tail(launch.log))
+            if not lost or asked.chosen or attempt == _TRIES:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _proved(child: subprocess.Popen[bytes], launch: _Launch, ports: Ports) -> TritonServer:
+    """Wait until the server is ready and has answered one real request."""
+    url = f"http://{HOST}:{ports.http}"
+    while not http.ready(url):
+        if child.poll() is not None:
+            raise _failed(f"tritonserver ended with {child.returncode} while starting", launch)
+        if time.monotonic() > launch.until:
+            raise _failed("tritonserver is not ready within its deadline", launch)
+        time.sleep(_POLL_S)
+    try:
+        model = _speaker(url, launch.models)
+        left = max(launch.until - time.monotonic(), 1.0)
+        http.generate(url, model, "Hello", timeout=left, max_tokens=1)
+    except ToolError as error:
+        raise _failed(f"tritonserver is ready but does not answer: {error}", launch) from error
+    return TritonServer(
+        host=HOST,
+        ports=ports,
+        models=launch.models,
+        model=model,
+        version=http.version(url),
+        log=launch.log,
+        child=child,
+        workers=_children(child.pid),
+    )
+
+
+def _speaker(url: str, models: tuple[str, ...]) -> str:
+    """Return the model to talk to: the one that takes text, the ensemble before its parts."""
+    speaking = [name for name in models if "text_input" in http.inputs(url, name)]
+    if not speaking:
+        raise ToolError(f"none of its models takes text_input: {', '.join(models)}")
+    return "ensemble" if "ensemble" in speaking else speaking[0]
+
+
+def _end(child: subprocess.Popen[bytes], launch: _Launch) -> None:
+    """Ask the server itself to end, so that its models can finish; then make sure of all of it."""
+    if child.poll() is None:
+        child.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(_EXIT_S + 5)
+    process.stop(child, grace=0)
+    for region in SHARED_MEMORY.glob(f"{launch.regions}*"):
+        region.unlink(missing_ok=True)
+
+
+def _failed(what: str, launch: _Launch) -> ToolError:
+    return ToolError(f"{what}:\n{last_words(launch.log)}", hint=f"the whole log: {launch.log}")
+
+
+def last_words(log: Path, lines: int = 15) -> str:
+    """Return the errors and the last lines of a Triton log, without its tables."""
+    said = [line for line in process.tail(log, 1000).splitlines() if line.strip(" \0")]
+    plain = [line for line in said if not line.startswith(("|", "+"))]
+    last = plain[-lines:]
+    errors = [line for line in plain[:-lines] if line.startswith("E") and not _NOISE.search(line)]
+    return "\n".join(errors[:3] + last)
+
+
+def _children(pid: int) -> frozenset[int]:
+    """Return the living child processes of a process."""
+    found = set()
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+            if int(parent) == pid and state != "Z":
+                found.add(int(stat.parent.name))
+    return frozenset(found)
