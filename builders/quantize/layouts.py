@@ -24,13 +24,15 @@ class Layout:
     """The tensors that a linear layer must have, those it may have, and the block it is cut into.
 
     ``block`` is the number by which the in features must divide (0: any number will do, and the
-    recipe's own group counts where it has one); ``out`` the same for the out features.
+    recipe's own group counts where it has one); ``out`` the same for the out features. ``experts``
+    is why ModelOpt cannot write the experts of a mixture in this format, if so.
     """
 
     parts: Mapping[str, Part]
     optional: Mapping[str, Part] = field(default_factory=dict)
     block: int = 0
     out: int = 1
+    experts: str = ""
 
 
 def _part(dtypes: str, shape: Shape) -> Part:
@@ -49,7 +51,12 @@ _INT8 = _part("I8", _whole)
 _NIBBLES = _part("U8", lambda o, i, _: (o, i // 2))  # the low nibble is the even column
 _INT4 = _part("U8", lambda o, i, _: (o // 2, i))  # the low nibble is the even row
 _GROUPS = _part("F32", lambda o, i, g: (o, i // g))
-_TILES = _part("F32", lambda o, i, g: (-(-o // g), 1, -(-i // g), 1))
+_TILES = _part("F32", lambda o, i, g: _tiles(-(-o // g), -(-i // g)))
+
+
+def _tiles(down: int, across: int) -> tuple[int, ...]:
+    """ModelOpt writes a layer of one tile as a single number."""
+    return (down, 1, across, 1) if down * across > 1 else ()
 
 
 def _blocks(dtype: str, size: int) -> Part:
@@ -64,10 +71,14 @@ _NVFP4: Final = {
 _MXFP4: Final = {"weight": _NIBBLES, "weight_scale": _blocks("U8", 32)}
 _PRE: Final = {"pre_quant_scale": _PRE_QUANT}
 
+_NO_EXPORT: Final = "ModelOpt fails when it exports them, after the calibration"
+_NOT_SMOOTHED: Final = "ModelOpt smooths none of them, so they would be plain INT8"
+_MISNAMED: Final = "ModelOpt does not write them under their own names in every model"
+
 LAYOUTS: Final[Mapping[str, Layout]] = {
     "FP8": Layout(parts={"weight": _FP8, "weight_scale": _SCALAR, "input_scale": _SCALAR}),
     "FP8_PER_CHANNEL_PER_TOKEN": Layout(parts={"weight": _FP8, "weight_scale": _PER_CHANNEL}),
-    "fp8_pb_wo": Layout(parts={"weight": _FP8, "weight_scale": _TILES}),
+    "fp8_pb_wo": Layout(parts={"weight": _FP8, "weight_scale": _TILES}, experts=_MISNAMED),
     "MXFP8": Layout(parts={"weight": _FP8, "weight_scale": _blocks("U8", 32)}, block=32),
     "NVFP4": Layout(parts=_NVFP4 | {"input_scale": _SCALAR}, block=16),
     "NVFP4_AWQ": Layout(parts=_NVFP4 | {"input_scale": _SCALAR}, optional=_PRE, block=16),
@@ -78,7 +89,11 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
     "mxfp4": Layout(parts=_MXFP4, block=32),
     "W4A8_MXFP4_FP8": Layout(parts=_MXFP4 | {"input_scale": _SCALAR}, block=32),
     "W4A16_AWQ": Layout(
-        parts={"weight": _INT4, "weight_scale": _GROUPS}, optional=_PRE, block=128, out=2
+        parts={"weight": _INT4, "weight_scale": _GROUPS},
+        optional=_PRE,
+        block=128,
+        out=2,
+        experts=_NO_EXPORT,
     ),
     "W4A8_AWQ": Layout(
         parts={
@@ -90,9 +105,11 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
         optional=_PRE,
         block=128,
         out=2,
+        experts=_NO_EXPORT,
     ),
     "W8A8_SQ_PER_CHANNEL": Layout(
-        parts={"weight": _INT8, "weight_scale": _PER_CHANNEL, "input_scale": _SCALAR} | _PRE
+        parts={"weight": _INT8, "weight_scale": _PER_CHANNEL, "input_scale": _SCALAR} | _PRE,
+        experts=_NOT_SMOOTHED,
     ),
     "W8A16": Layout(parts={"weight": _INT8, "weight_scale": _PER_CHANNEL}),
 }

@@ -71,6 +71,7 @@ def shape_refusals(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...
     return (
         *_indivisible(layers, recipe, 1, block, "in"),
         *_indivisible(layers, recipe, 0, layout.out, "out"),
+        *_experts(checkpoint, recipe, layout.experts),
         *_unmatched(checkpoint, recipe),
     )
 
@@ -90,6 +91,13 @@ def _indivisible(
             "these layers",
         ),
     )
+
+
+def _experts(checkpoint: Checkpoint, recipe: Recipe, why: str) -> tuple[Refusal, ...]:
+    if not why or not any(".experts." in name for name in checkpoint.tensors):
+        return ()
+    reason = f"{recipe.name} cannot be written for a mixture of experts: {why}"
+    return (Refusal(reason, "use fp8 or nvfp4, in which experts are written as they should be"),)
 
 
 def _unmatched(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...]:

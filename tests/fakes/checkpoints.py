@@ -7,10 +7,14 @@ every tool of the road takes them for a model. Equal arguments write equal bytes
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+Shape = tuple[int, ...]
+
+MLP = ("gate_proj", "up_proj", "down_proj")
 DEMO = Path(__file__).parents[2] / "demo" / "model"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 VOCABULARY = 4096  # what the demo model's tokenizer has
@@ -20,67 +24,133 @@ _NUMPY = {
 }  # fmt: skip
 
 
-def tiny_llama(  # noqa: PLR0913 - every knob has a default, tests name the one they turn
-    path: Path,
-    *,
-    seed: int = 0,
-    layers: int = 2,
-    hidden: int = 128,
-    intermediate: int = 256,
-    heads: int = 4,
-    kv_heads: int = 2,
-    context: int = 512,
-    tied: bool = False,
-) -> Path:
-    """Write a random Llama into the new directory ``path`` and return it."""
-    head_dim = hidden // heads
-    attention = {
-        "q_proj": (heads * head_dim, hidden),
-        "k_proj": (kv_heads * head_dim, hidden),
-        "v_proj": (kv_heads * head_dim, hidden),
-        "o_proj": (hidden, heads * head_dim),
-    }
-    mlp = {
-        "gate_proj": (intermediate, hidden),
-        "up_proj": (intermediate, hidden),
-        "down_proj": (hidden, intermediate),
-    }
-    shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (VOCABULARY, hidden)}
-    for layer in range(layers):
-        at = f"model.layers.{layer}"
-        shapes |= {f"{at}.self_attn.{name}.weight": shape for name, shape in attention.items()}
-        shapes |= {f"{at}.mlp.{name}.weight": shape for name, shape in mlp.items()}
-        shapes |= {
-            f"{at}.input_layernorm.weight": (hidden,),
-            f"{at}.post_attention_layernorm.weight": (hidden,),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The sizes of a decoder, so small that it is written and quantized in a moment."""
+
+    layers: int = 2
+    hidden: int = 128
+    intermediate: int = 256
+    heads: int = 4
+    kv_heads: int = 2
+    head_dim: int = 32
+    context: int = 512
+    tied: bool = False
+
+    def config(self, architecture: str, model_type: str) -> dict[str, object]:
+        """Return what config.json says of them."""
+        return {
+            "architectures": [architecture],
+            "model_type": model_type,
+            "hidden_size": self.hidden,
+            "intermediate_size": self.intermediate,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim,
+            "hidden_act": "silu",
+            "rms_norm_eps": 1e-05,
+            "max_position_embeddings": self.context,
+            "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
+            "tie_word_embeddings": self.tied,
         }
-    shapes["model.norm.weight"] = (hidden,)
-    if not tied:
-        shapes["lm_head.weight"] = (VOCABULARY, hidden)
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": intermediate,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "head_dim": head_dim,
-        "hidden_act": "silu",
-        "rms_norm_eps": 1e-05,
+
+    def attention(self) -> dict[str, Shape]:
+        """Return the four projections of one attention block."""
+        queries, keys = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        return {
+            "self_attn.q_proj": (queries, self.hidden),
+            "self_attn.k_proj": (keys, self.hidden),
+            "self_attn.v_proj": (keys, self.hidden),
+            "self_attn.o_proj": (self.hidden, queries),
+        }
+
+    def mlp(self, at: str = "mlp", names: tuple[str, ...] = MLP) -> dict[str, Shape]:
+        """Return the three projections of one gated feed-forward block: gate, up, down."""
+        up, down = (self.intermediate, self.hidden), (self.hidden, self.intermediate)
+        return {f"{at}.{name}": shape for name, shape in zip(names, (up, up, down), strict=True)}
+
+    def tensors(self, block: Mapping[str, Shape]) -> dict[str, Shape]:
+        """Name every tensor of a decoder whose layers all have the modules of ``block``."""
+        norms = dict.fromkeys(("input_layernorm", "post_attention_layernorm"), (self.hidden,))
+        named: dict[str, Shape] = {"model.embed_tokens.weight": (VOCABULARY, self.hidden)}
+        for layer in range(self.layers):
+            for name, shape in {**block, **norms}.items():
+                named[f"model.layers.{layer}.{name}.weight"] = shape
+        named["model.norm.weight"] = (self.hidden,)
+        return named if self.tied else named | {"lm_head.weight": (VOCABULARY, self.hidden)}
+
+
+def tiny_llama(path: Path, *, seed: int = 0, heads: int = 4, hidden: int = 128, **knobs) -> Path:
+    """Write a random Llama of these `Sizes` into the new directory ``path`` and return it."""
+    sizes = Sizes(heads=heads, hidden=hidden, head_dim=hidden // heads, **knobs)
+    config = sizes.config("LlamaForCausalLM", "llama") | {
         "attention_bias": False,
         "mlp_bias": False,
-        "max_position_embeddings": context,
-        "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"},
-        "tie_word_embeddings": tied,
     }
-    return write_checkpoint(path, config, shapes, seed=seed)
+    tensors = sizes.tensors(sizes.attention() | sizes.mlp())
+    return write_checkpoint(path, config, tensors, seed=seed)
+
+
+def tiny_qwen2(path: Path, *, seed: int = 0, **knobs) -> Path:
+    """Write a random Qwen2: queries, keys and values have biases."""
+    sizes = Sizes(**knobs)
+    config = sizes.config("Qwen2ForCausalLM", "qwen2")
+    del config["head_dim"]
+    tensors = sizes.tensors(sizes.attention() | sizes.mlp())
+    for layer in range(sizes.layers):
+        for name in ("q_proj", "k_proj", "v_proj"):
+            at = f"model.layers.{layer}.self_attn.{name}"
+            tensors[f"{at}.bias"] = tensors[f"{at}.weight"][:1]
+    return write_checkpoint(path, config, tensors, seed=seed)
+
+
+def tiny_qwen3(path: Path, *, seed: int = 0, **knobs) -> Path:
+    """Write a random Qwen3: norms on queries and keys, heads wider than hidden / heads."""
+    sizes = Sizes(**({"heads": 2, "kv_heads": 1, "head_dim": 128, "tied": True} | knobs))
+    config = sizes.config("Qwen3ForCausalLM", "qwen3") | {"attention_bias": False}
+    tensors = sizes.tensors(sizes.attention() | _query_key_norms(sizes) | sizes.mlp())
+    return write_checkpoint(path, config, tensors, seed=seed)
+
+
+def tiny_mixtral(path: Path, *, seed: int = 0, experts: int = 4, **knobs) -> Path:
+    """Write a random Mixtral: a router, and experts of which a token meets two."""
+    sizes = Sizes(**knobs)
+    config = sizes.config("MixtralForCausalLM", "mixtral") | {
+        "num_local_experts": experts,
+        "num_experts_per_tok": 2,
+    }
+    block = sizes.attention() | {"block_sparse_moe.gate": (experts, sizes.hidden)}
+    for number in range(experts):
+        block |= sizes.mlp(f"block_sparse_moe.experts.{number}", ("w1", "w3", "w2"))
+    return write_checkpoint(path, config, sizes.tensors(block), seed=seed)
+
+
+def tiny_qwen3_moe(path: Path, *, seed: int = 0, experts: int = 4, **knobs) -> Path:
+    """Write a random Qwen3 with experts, of which a token meets two."""
+    sizes = Sizes(**({"heads": 2, "kv_heads": 1, "head_dim": 128} | knobs))
+    config = sizes.config("Qwen3MoeForCausalLM", "qwen3_moe") | {
+        "attention_bias": False,
+        "num_experts": experts,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": sizes.intermediate,
+        "decoder_sparse_step": 1,
+        "norm_topk_prob": True,
+    }
+    block = sizes.attention() | _query_key_norms(sizes) | {"mlp.gate": (experts, sizes.hidden)}
+    for number in range(experts):
+        block |= sizes.mlp(f"mlp.experts.{number}")
+    return write_checkpoint(path, config, sizes.tensors(block), seed=seed)
+
+
+def _query_key_norms(sizes: Sizes) -> dict[str, Shape]:
+    return {f"self_attn.{name}_norm": (sizes.head_dim,) for name in "qk"}
 
 
 def write_checkpoint(
     path: Path,
     config: Mapping[str, object],
-    shapes: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, Shape],
     *,
     seed: int = 0,
 ) -> Path:
@@ -106,7 +176,7 @@ def write_checkpoint(
     return path
 
 
-def _weight(random: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _weight(random: np.random.Generator, name: str, shape: Shape) -> np.ndarray:
     values = random.standard_normal(shape, dtype=np.float32)
     if len(shape) == 1:
         return values * np.float32(0.1) + np.float32("norm" in name)

@@ -41,7 +41,7 @@ def found(exported, source, recipe=FP8):
     return [(finding.where, finding.what) for finding in findings(exported, source, recipe)]
 
 
-@pytest.mark.parametrize("name", ["fp8", "int8_smoothquant", "int4_rtn"])
+@pytest.mark.parametrize("name", shipped())
 def test_a_sound_export_has_no_findings(export, source, name):
     assert findings(export(name), source, shipped()[name]) == ()
 
@@ -184,4 +184,36 @@ def test_a_scale_without_a_place_in_the_format_is_found(plant, source):
 
     assert found(plant(smooth), source) == [
         (f"{LAYER}.pre_quant_scale", "has no place in this format")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("recipe", "byte", "complaint"),
+    [
+        ("nvfp4", 0x7F, "holds NaN"),
+        ("nvfp4", 0xFF, "holds NaN"),
+        ("nvfp4", 0x00, "is zero or negative"),
+        ("nvfp4", 0xB8, "is zero or negative"),
+        ("mxfp8", 0xFF, "holds NaN"),
+        ("mxfp4", 0xFF, "holds NaN"),
+    ],
+)
+def test_a_block_scale_that_cannot_be_right_is_found(plant, source, recipe, byte, complaint):
+    def spoil(tensors):
+        tensors[f"{LAYER}.weight_scale"][1][3, 3] = byte
+
+    assert found(plant(spoil, recipe=recipe), source, shipped()[recipe]) == [
+        (f"{LAYER}.weight_scale", complaint)
+    ]
+
+
+@pytest.mark.parametrize(("recipe", "one"), [("nvfp4", 0x38), ("mxfp8", 127)])
+def test_block_scales_that_are_all_one_are_found(plant, source, recipe, one):
+    def reset(tensors):
+        for name, (_, data) in tensors.items():
+            if name.endswith("weight_scale"):
+                data[...] = one
+
+    assert found(plant(reset, recipe=recipe), source, shipped()[recipe]) == [
+        ("every weight_scale", "is exactly 1: nothing was calibrated")
     ]

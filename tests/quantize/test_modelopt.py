@@ -53,7 +53,7 @@ def tensor(checkpoint, name):
     return read_safetensors(checkpoint.path / MODEL)[name][1]
 
 
-@pytest.mark.parametrize("name", ["fp8", "int8_smoothquant", "int4_rtn"])
+@pytest.mark.parametrize("name", shipped())
 def test_equal_inputs_write_equal_bytes(export, source, calibration, tmp_path, name):
     again = run(source, calibration, tmp_path, shipped()[name])
     assert Tree.of(again.path).digest == Tree.of(export(name).path).digest
@@ -135,8 +135,13 @@ def test_nothing_is_printed_and_the_tokens_are_counted(source, calibration, tmp_
 
 def test_smoothing_runs_its_passes_under_their_own_names(source, calibration, tmp_path):
     told = []
-    awq = replace(shipped()["int4_rtn"], preset="INT4_AWQ_CFG", calibrated=True)
-    run(source, calibration, tmp_path, awq, lambda what, *_, **__: told.append(what))
+    run(
+        source,
+        calibration,
+        tmp_path,
+        shipped()["int4_awq"],
+        lambda what, *_, **__: told.append(what),
+    )
     assert "calibrate, pass 2" in told
 
 

@@ -9,7 +9,7 @@ import pytest
 from builders.checkpoint import Checkpoint
 from builders.quantize.shapes import is_kept, quantized, shape_refusals
 from builders.recipe import shipped
-from fakes.checkpoints import tiny_llama
+from fakes.checkpoints import tiny_llama, tiny_mixtral, tiny_qwen3_moe
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def odd(tmp_path_factory):
     return Checkpoint.open(path)
 
 
-@pytest.mark.parametrize("name", ["fp8", "int8_smoothquant", "int4_rtn"])
+@pytest.mark.parametrize("name", shipped())
 def test_a_llama_whose_sizes_divide_is_not_refused(source, name):
     assert shape_refusals(source, shipped()[name]) == ()
 
@@ -47,6 +47,19 @@ def test_odd_out_features_cannot_be_packed_in_pairs(tmp_path):
     path = tiny_llama(tmp_path / "m", heads=1, kv_heads=1, hidden=128, intermediate=129, layers=1)
     reasons = [r.reason for r in shape_refusals(Checkpoint.open(path), shipped()["int4_rtn"])]
     assert "model.layers.0.mlp.gate_proj has 129 out features" in reasons[1]
+
+
+@pytest.mark.parametrize("family", [tiny_mixtral, tiny_qwen3_moe])
+def test_experts_are_refused_where_modelopt_cannot_write_them(family, tmp_path):
+    source = Checkpoint.open(family(tmp_path / "m"))
+    refused = {name for name, recipe in shipped().items() if shape_refusals(source, recipe)}
+    assert refused == {"fp8_block", "int4_awq", "int4_rtn", "int8_smoothquant", "w4a8_awq"}
+
+
+def test_routers_are_left_alone(tmp_path):
+    layers = quantized(Checkpoint.open(tiny_mixtral(tmp_path / "m")), shipped()["fp8"])
+    assert len(layers) == 2 * (4 + 4 * 3)
+    assert not any(name.endswith("gate") for name in layers)
 
 
 def test_an_unknown_preset_is_refused_with_the_nearest_known(source):
