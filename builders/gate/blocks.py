@@ -41,6 +41,16 @@ class Timing:
         return found
 
     @property
+    def itl(self) -> float:
+        """Mean seconds between tokens after the first piece; NaN where there is no later piece.
+
+        The mean, as networks bundle pieces: of two that arrive together the second has no gap, and
+        the median gap of a fast model is then next to nothing.
+        """
+        gaps = self.gaps
+        return (self.arrivals[-1][0] - self.arrivals[0][0]) / len(gaps) if gaps else math.nan
+
+    @property
     def tokens_per_second(self) -> float:
         """This request's own rate of output, waiting included."""
         return self.tokens / (self.arrivals[-1][0] - self.intended)
@@ -80,6 +90,11 @@ class Block:
 
     @property
     def itl(self) -> list[float]:
+        """Mean seconds between tokens, by request."""
+        return [request.itl for request in self.requests]
+
+    @property
+    def gaps(self) -> list[float]:
         """Seconds between tokens, all requests together."""
         return [gap for request in self.requests for gap in request.gaps]
 

@@ -276,7 +276,7 @@ def _blocks(folder: Path) -> list[Block]:
 def _seen(blocks: Sequence[Block]) -> Seen:
     return Seen(
         ttft_ms=tuple(1000 * time for block in blocks for time in block.ttft),
-        itl_ms=tuple(1000 * gap for block in blocks for gap in block.itl),
+        itl_ms=tuple(1000 * gap for block in blocks for gap in block.gaps),
         tokens_per_second=tuple(
             request.tokens_per_second for block in blocks for request in block.requests
         ),

@@ -22,7 +22,7 @@ TAILS: Final = (0.9, 0.95, 0.99)
 class Measure:
     """One thing that can be judged: the time it takes in a block, and how people read it.
 
-    ``raw`` gives the single times of a block, where there are such.
+    ``raw`` gives the single times of a block whose tails are shown, where there are such.
     """
 
     name: str
@@ -36,8 +36,8 @@ def _ttft(block: Block) -> list[float]:
     return block.ttft
 
 
-def _itl(block: Block) -> list[float]:
-    return block.itl
+def _gaps(block: Block) -> list[float]:
+    return block.gaps
 
 
 def _milliseconds(seconds: float) -> float:
@@ -57,7 +57,7 @@ MEASURES: Final = {
         time=lambda block: quantile(block.itl, 0.5),
         shown=_milliseconds,
         unit="ms",
-        raw=_itl,
+        raw=_gaps,
     ),
     "tps": Measure(
         name="tps",

