@@ -33,13 +33,11 @@ class Plain:
         now = time.monotonic()
         started = self._started.setdefault(what, now)
         finished = total > 0 and done >= total
-        if not finished and now - self._spoke.get(what, 0.0) < _EVERY:
-            return
-        self._spoke[what] = now
-        self.say(f"  {what}: {_standing(done, total, now - started, unit)}")
+        if finished or now - self._spoke.get(what, float("-inf")) >= _EVERY:
+            self._spoke[what] = now
+            self.say(f"  {what}{_standing(done, total, now - started, unit)}")
         if finished:
-            self._started.pop(what)
-            self._spoke.pop(what)
+            del self._started[what], self._spoke[what]
 
     def say(self, line: str) -> None:
         """Print one line about a stage."""
@@ -70,10 +68,13 @@ class Live:
 
 
 def _standing(done: float, total: float, seconds: float, unit: str) -> str:
-    share = f"{done:,.0f} of {total:,.0f} {unit}".rstrip() if total > 0 else f"{done:,.0f} {unit}"
+    if total == 1:  # a step that cannot be counted: its name at first, its time at last
+        return f": {seconds:.1f} s" if done >= total else " …"
+    counted = f"{done:,.0f} of {total:,.0f}" if total > 0 else f"{done:,.0f}"
+    share = f": {counted} {unit}".rstrip()
     if seconds < 1.0 or done <= 0:
         return share
-    rate = f", {done / seconds:,.1f} {unit or 'steps'}/s"
+    rate = f", {done / seconds:,.0f} {unit or 'steps'}/s"
     left = f", {(total - done) * seconds / done:.0f} s left" if total > done else ""
     return share + rate + left
 

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders import files
+from builders import files, serve
 from builders.bundle import Tree
 from builders.checkpoint import Checkpoint
 from builders.errors import PlanError
+from builders.gate import load
 from builders.gate.policy import Policy
 from builders.pipeline import reporting
 from builders.pipeline.request import Request
@@ -56,20 +57,30 @@ def plan(request: Request) -> Plan:
 
 
 @contextmanager
-def stages(request: Request, watcher: Watcher, *, dry: bool = False) -> Iterator[Stages]:
-    """Open the stages of a plan; all that can be refused without work is refused here."""
+def stages(
+    request: Request, watcher: Watcher, *, judging: bool = True, dry: bool = False
+) -> Iterator[Stages]:
+    """Open the stages of a plan; all that can be refused without work is refused here.
+
+    Only those who go on to judge need a policy, and a Triton for the gates that measure one.
+    """
     spec = Spec.read(request.file, request.overrides)
     resolved = plan(request)
-    policy = Policy.read(resolved.policy)
-    policy.check()
     if is_needed(resolved.recipe):
         Corpus.read(resolved.calibration)
-    logs = request.home.runs
-    with Subjects(name=resolved.serve.name, logs=logs) as subjects:
+    policy = Policy.read(resolved.policy) if judging else None
+    if policy:
+        policy.check()
+    if policy and not dry and any(load(name).NEEDS != "scorer" for name, _ in policy.gates):
+        serve.preflight()
+    store = request.store or spec.store or request.home.store
+    if not dry:
+        request.home.prepare()
+    with Subjects(name=resolved.serve.name, logs=request.home.runs) as subjects:
         yield Stages(
             plan=resolved,
             policy=policy,
-            store=Store.at(_store(request, spec)),
+            store=Store.at(store),
             watcher=watcher,
             subjects=subjects,
             dry=dry,
@@ -109,7 +120,7 @@ def gate(request: Request, watcher: Watcher, out: Path | None) -> Judged:
 def _stage(
     request: Request, watcher: Watcher, out: Path | None, run: Callable[[Stages], Stage]
 ) -> Stage:
-    with stages(request, watcher) as opened:
+    with stages(request, watcher, judging=False) as opened:
         stage = run(opened)
         if out:
             opened.store.materialise(stage.tree, out)
@@ -138,7 +149,7 @@ def release(request: Request, watcher: Watcher, out: Path | None = None) -> Judg
         if judged.outcome is not Outcome.PASSED:
             return judged
         digest = _seal(opened, judged, key)
-        required = (name for name, _ in opened.policy.gates)
+        required = (name for name, _ in opened.gates)
         promotion.promote(channel, digest, required=required, key=key)
         place = seal.directory(opened.store, digest)
         if out:
@@ -154,7 +165,7 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
     """Seal everything that a stranger needs to serve the release and to judge it again."""
     resolved = opened.plan
     written = opened.run("plan", {"plan": resolved.as_json()}, _plan_file(resolved))
-    gates = dict(opened.policy.gates)
+    gates = dict(opened.gates)
     evidence = {
         f"evidence/{name}": stage.tree
         for name, stage in opened.done.items()
@@ -197,7 +208,3 @@ def _checkpoint(spec: Spec) -> Path:
     from builders import hub  # noqa: PLC0415 - heavy, and needed only for models of the hub
 
     return hub.fetch(spec.model.hub_id, spec.model.revision)
-
-
-def _store(request: Request, spec: Spec) -> Path:
-    return request.store or spec.store or request.home.store

@@ -22,6 +22,8 @@ def gather(stages: Stages) -> Report:
     Equal however often it is run: each stage with the time that its work took once.
     """
     plan, policy = stages.plan, stages.policy
+    if policy is None:
+        raise ValueError("a report needs a policy")
     verdicts = read_verdicts(stages.verdicts())
     candidate, baseline = (stages.engine(side) for side in (Side.CANDIDATE, Side.BASELINE))
     return Report(
@@ -30,7 +32,7 @@ def gather(stages: Stages) -> Report:
         verdicts=verdicts,
         policy=policy.name,
         confidence=policy.confidence,
-        required=tuple(name for name, _ in policy.gates),
+        required=tuple(name for name, _ in stages.gates),
         facts=_facts(stages),
         sizes=Sizes(baseline_bytes=_weights(baseline), candidate_bytes=_weights(candidate)),
         latency=_latency(stages),
@@ -89,7 +91,7 @@ def _weights(stage: Stage) -> int:
 
 
 def _latency(stages: Stages) -> Latency | None:
-    settings = dict(stages.policy.gates).get("latency")
+    settings = dict(stages.gates).get("latency")
     if settings is None:
         return None
     folder = stages.evidence("latency", settings)[0].path

@@ -68,12 +68,17 @@ class Stages:
     """One method a stage; each runs at most once and is remembered in the order of the road."""
 
     plan: Plan
-    policy: Policy
+    policy: Policy | None
     store: Store
     watcher: Watcher
     subjects: Subjects
     dry: bool = False
     done: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def gates(self) -> tuple[tuple[str, Any], ...]:
+        """The gates that the policy requires, each with its settings."""
+        return self.policy.gates if self.policy else ()
 
     def quantized(self) -> Stage:
         """The quantized checkpoint: weights, scales, `hf_quant_config.json`."""
@@ -144,9 +149,9 @@ class Stages:
 
     def verdicts(self) -> Stage:
         """What every gate of the policy says of the evidence; changed margins judge it anew."""
-        evidence = {name: self.evidence(name, settings) for name, settings in self.policy.gates}
+        evidence = {name: self.evidence(name, settings) for name, settings in self.gates}
         inputs = {
-            "policy": {name: plain(settings) for name, settings in self.policy.gates},
+            "policy": {name: plain(settings) for name, settings in self.gates},
             "evidence": {
                 name: [stage.tree.digest for stage in pair] for name, pair in evidence.items()
             },
@@ -155,7 +160,7 @@ class Stages:
 
         def work(out: Path) -> None:
             found: list[Verdict] = []
-            for name, settings in self.policy.gates:
+            for name, settings in self.gates:
                 baseline, candidate = evidence[name]
                 found += gate.load(name).judge(baseline.path, candidate.path, settings)
             (out / VERDICTS).write_text(json.dumps([plain(v) for v in found], indent=1) + "\n")
@@ -207,7 +212,7 @@ def outlook(stages: Stages) -> dict[str, str]:
     steps: list[Callable[[], object]] = [
         stages.quantized,
         *(partial(step, side) for step in (stages.engine, stages.repository) for side in Side),
-        *(partial(stages.evidence, name, settings) for name, settings in stages.policy.gates),
+        *(partial(stages.evidence, name, settings) for name, settings in stages.gates),
         stages.verdicts,
     ]
     for step in steps:
