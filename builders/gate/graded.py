@@ -14,8 +14,9 @@ from builders.errors import EvidenceError
 from builders.gate import intervals
 from builders.gate.intervals import Bounds
 
-# As if one prompt more had gone all wrong and one all right: harm too rare to be seen may be whole.
-_IMAGINED: Final = 2.0
+# As if two prompts more had gone all wrong and two all right: harm too rare to be seen may be whole.
+# Simulated: with 0 up to 9 percent pass at the margin, with 2 up to 7, with 4 up to 5.3.
+_IMAGINED: Final = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
