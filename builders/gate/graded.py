@@ -14,7 +14,7 @@ from builders.errors import EvidenceError
 from builders.gate import intervals
 from builders.gate.intervals import Bounds
 
-# As if two prompts more had gone all wrong and two all right: harm too rare to be seen may be whole.
+# As if two more prompts had gone all wrong and two all right: rare harm, unseen, may be whole.
 # Simulated: with 0 up to 9 percent pass at the margin, with 2 up to 7, with 4 up to 5.3.
 _IMAGINED: Final = 4.0
 
