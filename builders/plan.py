@@ -90,7 +90,7 @@ class Plan:
                 "activations": recipe.activations.value,
                 "kv_cache": _KV_NAME.get(recipe.kv_cache, recipe.kv_cache.value),
                 "keep": list(recipe.keep),
-                "native": self.tier.is_native(recipe.weights, recipe.activations),
+                "native": recipe.native_on(self.tier),
             },
             "calibration": {
                 "files": [path.name for path in self.calibration.files],

@@ -50,6 +50,17 @@ def run(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None)
         raise ToolError(f"{argv[0]} exited {code}:\n{tail(log)}", hint=f"the whole log: {log}")
 
 
+def output(argv: Sequence[str], *, seconds: float = 30.0) -> str:
+    """Return what a short program prints; failure or silence past ``seconds`` is a `ToolError`."""
+    try:
+        done = subprocess.run(
+            list(argv), capture_output=True, text=True, timeout=seconds, check=True
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        raise ToolError(f"{argv[0]}: {error}", hint="enginesmith doctor") from error
+    return done.stdout
+
+
 def stop(child: subprocess.Popen[bytes], *, grace: float = 20.0) -> None:
     """End a child and its whole session: SIGTERM, ``grace`` seconds, SIGKILL."""
     if child.poll() is None:

@@ -8,6 +8,7 @@ from typing import Final, Self
 from builders.errors import UsageError
 from builders.formats import Format
 from builders.parse import Table, nearest, read_toml
+from builders.tiers import Tier
 
 KEEP: Final = ("*lm_head*", "*embed_tokens*")
 
@@ -47,6 +48,13 @@ class Recipe:
         """The scheme label: bits of weights, activations and, where it is quantized, KV cache."""
         kv = f"KV{self.kv_cache.bits}" if self.kv_cache.quantized else ""
         return f"W{self.weights.bits}A{self.activations.bits}{kv}"
+
+    def native_on(self, tier: Tier) -> bool:
+        """Whether the tier multiplies in this recipe's format; otherwise the gain is memory-only.
+
+        Tensor Cores multiply in the format of the activations: weights of fewer bits are widened.
+        """
+        return self.activations.quantized and tier.is_native(self.activations)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.scheme})"

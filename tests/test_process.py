@@ -67,3 +67,11 @@ def test_the_environment_of_a_child_is_what_was_asked(tmp_path):
     process.run(["/usr/bin/env"], log=log, env={"ONLY": "this"})
     assert log.read_text() == "ONLY=this\n"
     assert os.environ.get("ONLY") is None
+
+
+def test_a_short_program_s_output_is_returned_and_its_failure_named():
+    assert process.output([sys.executable, "-c", "print(1)"]) == "1\n"
+    with pytest.raises(ToolError, match="no-such-program"):
+        process.output(["no-such-program"])
+    with pytest.raises(ToolError, match="timed out"):
+        process.output(["sleep", "9"], seconds=0.05)

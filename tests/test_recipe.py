@@ -7,6 +7,7 @@ from builders.errors import UsageError
 from builders.formats import Format
 from builders.parse import Table
 from builders.recipe import Recipe
+from builders.tiers import tier
 
 
 def parse(**keys):
@@ -58,3 +59,10 @@ def test_an_unknown_recipe_is_answered_with_its_neighbour(tmp_path):
     with pytest.raises(UsageError) as caught:
         recipe.find("fp88", beside=tmp_path)
     assert caught.value.hint == "did you mean fp8?"
+
+
+def test_a_gain_is_native_where_the_activations_format_is_multiplied():
+    recipes = recipe.shipped()
+    assert recipes["fp8"].native_on(tier("h100"))
+    assert not recipes["fp8"].native_on(tier("a100"))
+    assert not recipes["int4_rtn"].native_on(tier("a100"))  # widened to BF16 before it multiplies

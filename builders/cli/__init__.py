@@ -27,6 +27,9 @@ COMMANDS: Final = {
     "rollback": "Point a channel back to an earlier release.",
     "keygen": "Make the key that signs releases.",
     "recipes": "List the recipes, and what each is good for.",
+    "tiers": "List the GPU tiers: what each multiplies, and the recipes it takes.",
+    "matrix-of-support": "Say what works: tier, recipe, runtime, version, and why not.",
+    "recommend": "Recommend a recipe for a checkpoint and a tier, and say why.",
     "doctor": "Say what is installed, what is missing, and the line that mends it.",
 }
 
@@ -51,7 +54,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"{__name__}.{cmd_name}").command
+        command: click.Command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
         return command
 
     def resolve_command(

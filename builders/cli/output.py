@@ -56,7 +56,7 @@ def size(count: int) -> str:
 def plan(resolved: Plan) -> str:
     """Describe a plan in a dozen lines."""
     model, recipe = resolved.checkpoint, resolved.recipe
-    native = resolved.tier.is_native(recipe.weights, recipe.activations)
+    native = recipe.native_on(resolved.tier)
     gain = "native" if native else "memory-only" if resolved.tier.gpu else "emulated"
     return facts(
         {

@@ -21,11 +21,7 @@ def command(as_json: bool) -> None:
             "weights": found.weights.value,
             "activations": found.activations.value,
             "kv_cache": found.kv_cache.value,
-            "native": [
-                tier.name
-                for tier in TIERS.values()
-                if tier.gpu and tier.is_native(found.weights, found.activations)
-            ],
+            "native": [tier.name for tier in TIERS.values() if tier.gpu and found.native_on(tier)],
             "calibrated": found.calibrated,
             "summary": found.summary,
         }
