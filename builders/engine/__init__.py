@@ -1,1 +1,117 @@
-"""The engine room."""
+"""Build and open engines: what a runtime loads. This door is light: backends load when used."""
+
+import importlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+
+from builders.engine.description import Description, EngineSettings
+from builders.errors import ToolError, UsageError
+from builders.parse import nearest
+from builders.progress import Progress, silent
+
+BACKENDS: Final = {"embedded": "builders.engine.embedded.builder"}
+SCORERS: Final = {"embedded": "builders.engine.embedded.model"}
+
+__all__ = ["BACKENDS", "SCORERS", "EngineBuilder", "EngineSettings", "Scorer", "build", "scorer"]
+
+
+class EngineBuilder(Protocol):
+    """A runtime's way to make an engine from a checkpoint."""
+
+    def build(
+        self, checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress
+    ) -> None:
+        """Fill the empty directory ``out`` with all that the runtime loads."""
+
+
+class Column(Protocol):
+    """A one-dimensional array of which only the plain list is wanted."""
+
+    def tolist(self) -> Any:  # noqa: ANN401 - numpy's own annotation
+        """Return the values as Python numbers."""
+
+
+class TokenScores(Protocol):
+    """What a model thinks of the tokens of one row, from the second to the last."""
+
+    @property
+    def logprobs(self) -> Column:
+        """The log-probability of each token, given all before it, in nats."""
+
+    @property
+    def greedy(self) -> Column:
+        """Whether each token was the model's first choice."""
+
+
+class Scorer(Protocol):
+    """An opened engine that tells the log-probabilities of given tokens."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens that one row may have."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model chooses from."""
+
+    @property
+    def prefix(self) -> int:
+        """The token that stands before a text: beginning of sequence, else end of sequence."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Cut a text into tokens, with the tokenizer's own first token where it has one."""
+
+    def score(
+        self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
+    ) -> Sequence[TokenScores]:
+        """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
+
+    def close(self) -> None:
+        """Give back what the engine holds."""
+
+
+class ScorerModule(Protocol):
+    """A module that opens a runtime's engine in this process."""
+
+    def open_scorer(self, engine: Path) -> Scorer:
+        """Load the engine in ``engine``."""
+
+
+if TYPE_CHECKING:
+    from builders.engine.embedded import builder, model
+
+    _builders: dict[str, EngineBuilder] = {"embedded": builder}
+    _scorers: dict[str, ScorerModule] = {"embedded": model}
+
+
+def build(
+    runtime: str, checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress
+) -> None:
+    """Fill the directory ``out`` with the engine that ``runtime`` loads from a checkpoint."""
+    backend = cast("EngineBuilder", _load(runtime, BACKENDS))
+    backend.build(checkpoint, settings, out, progress)
+
+
+@contextmanager
+def scorer(engine: Path) -> Iterator[Scorer]:
+    """Open an engine for scoring while the block runs."""
+    runtime = Description.read(engine).runtime
+    opened = cast("ScorerModule", _load(runtime, SCORERS)).open_scorer(engine)
+    try:
+        yield opened
+    finally:
+        opened.close()
+
+
+def _load(runtime: str, table: dict[str, str]) -> object:
+    if runtime not in table:
+        raise UsageError(f"unknown runtime {runtime!r}", hint=nearest(runtime, table))
+    try:
+        return importlib.import_module(table[runtime])
+    except ImportError as error:
+        raise ToolError(
+            f"the runtime {runtime} cannot be loaded: {error}",
+            hint=f"pip install 'enginesmith[{runtime}]', then enginesmith doctor",
+        ) from error

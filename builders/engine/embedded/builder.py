@@ -1,0 +1,83 @@
+"""Make an engine for the embedded runtime: the checkpoint's files and `engine.json`, no torch.
+
+What the loader could not read is refused here, from headers alone, in milliseconds.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Final
+
+from builders import files
+from builders.checkpoint import Checkpoint
+from builders.engine.description import Description, EngineSettings
+from builders.engine.embedded import layout
+from builders.engine.embedded.layout import Declaration
+from builders.errors import ToolError, UsageError
+from builders.formats import UNQUANTIZED, Format
+from builders.progress import Progress
+
+CHECKPOINT: Final = "checkpoint"
+_WANTED: Final = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"})
+_KV_CACHE: Final = {"": Format.BF16, "FP8": Format.FP8, "FP8_AFFINE": Format.FP8}
+
+
+def build(checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress) -> None:
+    """Fill ``out`` with `engine.json` and `checkpoint/`, whose files are linked where they can."""
+    source = Checkpoint.open(checkpoint)
+    declaration = Declaration.read(source)
+    layout.check(source, declaration)
+    _check_settings(source, declaration, settings)
+    wanted = sorted(p for p in checkpoint.iterdir() if p.is_file() and _is_wanted(p))
+    with files.disk_errors(f"building {out}"):
+        (out / CHECKPOINT).mkdir(parents=True)
+        for done, path in enumerate(wanted):
+            progress("link files", done, len(wanted), unit="files")
+            _place(path, out / CHECKPOINT / path.name)
+        said = declaration.algorithm
+        Description.of("embedded", settings, said).write(out)
+    progress("link files", len(wanted), len(wanted), unit="files")
+
+
+def _is_wanted(path: Path) -> bool:
+    return not path.name.startswith(".") and path.suffix in _WANTED
+
+
+def _check_settings(source: Checkpoint, declaration: Declaration, settings: EngineSettings) -> None:
+    if settings.context > source.context:
+        raise UsageError(
+            f"{source.path}: made for {source.context} tokens, not {settings.context}",
+            hint=f"set context in [serve] to at most {source.context}",
+        )
+    if settings.dtype is not None and settings.dtype not in UNQUANTIZED:
+        raise UsageError(
+            f"{settings.dtype.value} is no format to compute in",
+            hint=f"choose {', '.join(sorted(fmt.value for fmt in UNQUANTIZED))}",
+        )
+    _check_kv_cache(source, declaration, settings)
+
+
+def _check_kv_cache(source: Checkpoint, declaration: Declaration, settings: EngineSettings) -> None:
+    """A calibrated cache must be used; one without scales may be FP8 with scale 1, as vLLM has."""
+    asked, declared = settings.kv_cache, _KV_CACHE[declaration.kv_cache]
+    if declared.quantized and asked is not declared:
+        raise ToolError(
+            f"{source.path}: calibrated for a KV cache in {declared.value}, asked for "
+            f"{asked.value}",
+            hint=f"build with kv_cache = {declared.value}, or quantize without it",
+        )
+    if asked.quantized and asked is not Format.FP8:
+        raise ToolError(
+            f"the embedded runtime has no KV cache in {asked.value}",
+            hint="set kv_cache to fp8 or none in [quantize]",
+        )
+
+
+def _place(source: Path, target: Path) -> None:
+    """Link a file, or copy it where the file system does not link."""
+    real = source.resolve()
+    try:
+        os.link(real, target)
+    except OSError:
+        shutil.copyfile(real, target)
+        target.chmod(0o644)

@@ -1,0 +1,137 @@
+"""Keys and values: rounded as a low-precision cache keeps them, and kept in slots per request.
+
+ModelOpt's ``k_bmm_quantizer`` and ``v_bmm_quantizer`` round what attention reads, after the rotary
+embedding. That is what passes here, so rounding on the way in computes the same.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache
+
+from builders.engine.embedded import blocks
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class KvScale:
+    """The scale of one layer's keys or values in FP8, and the mean taken off before (affine)."""
+
+    scale: float
+    bias: Tensor | None = None
+
+    def round(self, values: Tensor) -> Tensor:
+        """Round to FP8 E4M3 and back to the format that came in."""
+        wide = values.float()
+        if self.bias is not None:
+            wide = wide - self.bias
+        wide = blocks.round_e4m3(wide * (1.0 / self.scale)) * self.scale
+        if self.bias is not None:
+            wide = wide + self.bias
+        return wide.to(values.dtype)
+
+
+KvScales = Mapping[int, tuple[KvScale, KvScale]]
+
+
+class _Rounding(Cache):  # type: ignore[misc] # transformers is untyped
+    """What all caches here share: layers without scales keep keys and values as they come."""
+
+    def __init__(self, scales: KvScales) -> None:
+        super().__init__(layers=[])
+        self.scales = scales
+
+    def rounded(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Round one layer's keys and values."""
+        if layer not in self.scales:
+            return keys, values
+        for_keys, for_values = self.scales[layer]
+        return for_keys.round(keys), for_values.round(values)
+
+
+class Passing(_Rounding):
+    """Keeps nothing: whole sequences pass once, rounded as a cache would have kept them."""
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *_args: object,
+        **_kwargs: object,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what attention reads."""
+        return self.rounded(key_states, value_states, layer_idx)
+
+
+class Slots(_Rounding):
+    """A place per running request; rows 0 to n - 1 are in use, so a batch is one slice.
+
+    `begin` or `advance` says before each forward pass where its keys and values go.
+    """
+
+    def __init__(self, scales: KvScales, *, slots: int, context: int) -> None:
+        """Make room on the first pass, when the shapes are seen."""
+        super().__init__(scales)
+        self._slots, self._context = slots, context
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._row, self._reach = 0, 0
+        self._rows: Tensor | None = None
+        self._positions: Tensor | None = None
+
+    def begin(self, row: int) -> None:
+        """Let the next pass write a whole prompt into a row."""
+        self._row, self._positions = row, None
+
+    def advance(self, positions: Sequence[int], device: torch.device) -> Tensor:
+        """Let the next pass write one token a row; return the positions as a column."""
+        self._positions = torch.tensor(positions, device=device)
+        self._rows = torch.arange(len(positions), device=device)
+        self._reach = max(positions) + 1
+        return self._positions.unsqueeze(-1)
+
+    def mask(self) -> Tensor | None:
+        """Say which kept positions each row may read: (rows, 1, 1, reach), None for all."""
+        assert self._positions is not None
+        if len(self._positions) == 1:
+            return None
+        reachable = torch.arange(self._reach, device=self._positions.device)
+        return (reachable <= self._positions.unsqueeze(-1))[:, None, None, :]
+
+    def move(self, source: int, target: int) -> None:
+        """Put a row in the place of another that has ended."""
+        if source != target:
+            for keys, values in self._kept.values():
+                keys[target].copy_(keys[source])
+                values[target].copy_(values[source])
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *_args: object,
+        **_kwargs: object,
+    ) -> tuple[Tensor, Tensor]:
+        """Keep what came, and return all that attention reads."""
+        new_keys, new_values = self.rounded(key_states, value_states, layer_idx)
+        keys, values = self._place(new_keys, new_values, layer_idx)
+        if self._positions is None:
+            keys[self._row, :, : new_keys.shape[2]] = new_keys[0]
+            values[self._row, :, : new_values.shape[2]] = new_values[0]
+            return new_keys, new_values
+        keys[self._rows, :, self._positions] = new_keys[:, :, 0]
+        values[self._rows, :, self._positions] = new_values[:, :, 0]
+        rows, reach = len(self._positions), self._reach
+        return keys[:rows, :, :reach], values[:rows, :, :reach]
+
+    def _place(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Zeros, not garbage: a masked NaN would still spoil a weighted sum."""
+        if layer not in self._kept:
+            self._kept[layer] = (self._room(keys), self._room(values))
+        return self._kept[layer]
+
+    def _room(self, like: Tensor) -> Tensor:
+        _, heads, _, width = like.shape
+        return like.new_zeros(self._slots, heads, self._context, width)

@@ -1,0 +1,172 @@
+"""Read a checkpoint into a transformers module, strictly, and without transformers' own reader.
+
+That reader knows nothing of ModelOpt's scales: it drops them and takes FP8 codes for weights.
+Here the module is made empty from `config.json`; every tensor of the file is used, every
+parameter is filled, or a `ToolError` names the one that is not.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from builders.checkpoint import Checkpoint
+from builders.engine.description import EngineSettings
+from builders.engine.embedded import attention, layout
+from builders.engine.embedded.cache import KvScale, KvScales
+from builders.engine.embedded.layers import Layers, tied_weights
+from builders.engine.embedded.layout import Declaration
+from builders.engine.embedded.linear import Memory
+from builders.engine.embedded.tensors import Tensors
+from builders.errors import ToolError
+from builders.formats import Format
+
+DTYPES: Final = {
+    Format.BF16: torch.bfloat16, Format.FP16: torch.float16, Format.FP32: torch.float32,
+}  # fmt: skip
+_HINT: Final = "the embedded runtime runs the causal language models that transformers ships"
+
+
+@dataclass(frozen=True, slots=True, eq=False, kw_only=True)
+class Loaded:
+    """A module ready to compute, its KV cache's scales, and the memory its layers share."""
+
+    module: nn.Module
+    config: Any
+    dtype: torch.dtype
+    device: torch.device
+    kv_scales: KvScales
+    memory: Memory
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model chooses from."""
+        return int(self.config.get_text_config().vocab_size)
+
+
+def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
+    """Read the checkpoint in ``path`` for computing on ``device``."""
+    checkpoint = Checkpoint.open(path)
+    declaration = Declaration.read(checkpoint)
+    layout.check(checkpoint, declaration)
+    config = _config(checkpoint, settings)
+    dtype = DTYPES[settings.dtype] if settings.dtype else _own_dtype(config)
+    module = _empty(checkpoint, config, dtype)
+    memory = Memory()
+    with Tensors(checkpoint, device) as tensors:
+        kv_scales = _kv_scales(module, tensors, settings)
+        _replace_linears(module, Layers(tensors, declaration, dtype, memory))
+        _fill(module, tensors, dtype)
+    _restore_buffers(module, device)
+    return Loaded(
+        module=module.eval().requires_grad_(requires_grad=False),
+        config=config,
+        dtype=dtype,
+        device=device,
+        kv_scales=kv_scales,
+        memory=memory,
+    )
+
+
+def _config(checkpoint: Checkpoint, settings: EngineSettings) -> Any:  # noqa: ANN401 - untyped
+    file = checkpoint.path / "config.json"
+    try:
+        config = AutoConfig.from_pretrained(
+            checkpoint.path, local_files_only=True, trust_remote_code=False
+        )
+    except (ValueError, OSError, KeyError, TypeError) as error:
+        raise ToolError(f"{file}: transformers cannot read it ({error})", hint=_HINT) from error
+    if hasattr(config, "quantization_config"):
+        del config.quantization_config
+    window = getattr(config.get_text_config(), "sliding_window", None)
+    if window is not None and window < settings.context:
+        raise ToolError(
+            f"{file}: attention slides over {window} tokens, which the embedded runtime lacks",
+            hint=f"set context in [serve] to at most {window}",
+        )
+    return config
+
+
+def _own_dtype(config: Any) -> torch.dtype:  # noqa: ANN401 - transformers is untyped
+    dtype = config.dtype
+    return dtype if dtype in DTYPES.values() else torch.bfloat16
+
+
+def _empty(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module:  # noqa: ANN401
+    attention.register()
+    try:
+        with torch.device("meta"):
+            module: nn.Module = AutoModelForCausalLM.from_config(
+                config, dtype=dtype, attn_implementation=attention.NAME, trust_remote_code=False
+            )
+    except (ValueError, KeyError, TypeError, ImportError) as error:
+        raise ToolError(
+            f"{checkpoint.path}: transformers cannot make a {checkpoint.architecture} ({error})",
+            hint=_HINT,
+        ) from error
+    return module
+
+
+def _replace_linears(module: nn.Module, layers: Layers) -> None:
+    head = module.get_output_embeddings()  # type: ignore[operator] # a transformers module
+    tied = tied_weights(module)
+    found = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)]
+    for name, empty in found:
+        read = layers.read(name, empty, tied=tied.get(f"{name}.weight"), logits=empty is head)
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, read)
+
+
+def _fill(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
+    """Fill what is no linear layer: embeddings, norms, persistent buffers."""
+    for name, empty in module.state_dict(keep_vars=True).items():
+        found = tensors[name]
+        tensors.expect(name, found.shape, empty.shape)
+        value = found.to(dtype, copy=True) if found.is_floating_point() else found.clone()
+        if isinstance(empty, nn.Parameter):
+            value = nn.Parameter(value, requires_grad=False)
+        owner, _, attribute = name.rpartition(".")
+        setattr(module.get_submodule(owner), attribute, value)
+
+
+def _restore_buffers(module: nn.Module, device: torch.device) -> None:
+    """Compute what no file holds (rotary frequencies) the way transformers does after loading."""
+    for owner in module.modules():
+        lost = [(n, b) for n, b in owner.named_buffers(recurse=False) if b.device.type == "meta"]
+        for attribute, buffer in lost:
+            setattr(owner, attribute, torch.empty_like(buffer, device=device))
+        if lost:
+            module._init_weights(owner)  # type: ignore[operator] # noqa: SLF001 - see above
+
+
+def _kv_scales(module: nn.Module, tensors: Tensors, settings: EngineSettings) -> KvScales:
+    """Find every layer's scales; a cache without any has scale 1, as ModelOpt's `fp8_cast`."""
+    if settings.kv_cache is not Format.FP8:
+        return {}
+    calibrated = any(name.endswith(layout.KV_PARTS) for name in tensors.checkpoint.tensors)
+    return {
+        index: (
+            _kv_scale(tensors, name, "k", calibrated=calibrated),
+            _kv_scale(tensors, name, "v", calibrated=calibrated),
+        )
+        for name, index in _attentions(module)
+    }
+
+
+def _attentions(module: nn.Module) -> Iterator[tuple[str, int]]:
+    for name, part in module.named_modules():
+        if hasattr(part, "layer_idx") and "attn" in name.rpartition(".")[2]:
+            yield name, int(part.layer_idx)
+
+
+def _kv_scale(tensors: Tensors, name: str, which: str, *, calibrated: bool) -> KvScale:
+    if not calibrated:
+        return KvScale(scale=1.0)
+    bias: Tensor | None = None
+    if f"{name}.{which}_proj.{which}_bias" in tensors:
+        bias = tensors[f"{name}.{which}_proj.{which}_bias"].float()
+    return KvScale(scale=float(tensors[f"{name}.{which}_proj.{which}_scale"]), bias=bias)
