@@ -1,1 +1,1 @@
-"""The embedded runtime: torch computes, from an exported checkpoint, what low precision would."""
+"""The embedded runtime: torch computes, from an exported checkpoint, what low precision computes."""
