@@ -74,8 +74,8 @@ class Algorithm:
         of block scales padded to the GPU's tile, which is how it lies in GPU memory.
         """
         *experts, outputs, inputs = shape
-        rows = -(-outputs // (self.block[0] or outputs))
-        columns = -(-inputs // (inputs if self.block[1] == 0 else self.inner_block(recipe)))
+        rows = -(-outputs // (self.block[0] or outputs or 1))
+        columns = -(-inputs // (self.inner_block(recipe) if self.block[1] else inputs or 1))
         if loaded:
             rows, columns = (
                 -(-n // t) * t for n, t in zip((rows, columns), self.tile, strict=True)
