@@ -105,6 +105,12 @@ def test_ten_identical_pairs_prove_nothing():
     assert (bounds.low, bounds.high) == pytest.approx((-0.213, 0.213), abs=1e-3)
 
 
+def test_hundreds_of_flips_that_cancel_out_are_certified_on_all_of_mmlu():
+    """As many won as lost, 350 of 14,042 each, is well within one point."""
+    bounds = tango_bounds([1] * 350 + [-1] * 350 + [0] * (14042 - 700), confidence=0.95)
+    assert bounds.high == pytest.approx(0.0031, abs=1e-4)
+
+
 def test_bounds_mirror_when_the_models_change_places():
     differences = [1] * 18 + [-1] * 8 + [0] * 374
     there = tango_bounds(differences, confidence=0.95)
