@@ -21,6 +21,29 @@ from builders.verdict import Outcome
 EXIT: Final = {Outcome.PASSED: 0, Outcome.FAILED: 10, Outcome.INCONCLUSIVE: 11}
 HISTORY: Final = ("seq", "at", "action", "digest", "by", "reason")
 GATES: Final = ("gate", "outcome", "worse_by", "low", "high", "margin", "units")
+_TRITONCLIENT: Final = """\
+python - <<'END'
+import queue, numpy, tritonclient.grpc as triton
+def tensor(name, kind, value):
+    made = triton.InferInput(name, [1], kind)
+    made.set_data_from_numpy(value)
+    return made
+answers = queue.Queue()
+client = triton.InferenceServerClient("{grpc_url}")
+client.start_stream(lambda result, error: answers.put(error or result))
+client.async_stream_infer("{model}", [
+    tensor("text_input", "BYTES", numpy.array([b'Return the'], object)),
+    tensor("max_tokens", "INT32", numpy.array([16], numpy.int32)),
+    tensor("stream", "BOOL", numpy.array([True])),
+], enable_empty_final_response=True)
+final = False
+while not final:
+    answer = answers.get(timeout=60)
+    final = answer.get_response().parameters["triton_final_response"].bool_param
+    if answer.as_numpy("text_output") is not None:
+        print(answer.as_numpy("text_output")[0].decode(), end="", flush=True)
+client.stop_stream()
+END"""
 
 
 def as_json(value: object) -> str:
@@ -114,12 +137,10 @@ def emit(text: str) -> None:
 
 
 def to_try(http_url: str, grpc_url: str, model: str) -> str:
-    """Return what a reader can paste to talk to a served model."""
+    """Return what a reader can paste to talk to a served model: curl, and a gRPC stream."""
     body = json.dumps({"text_input": "Return the", "max_tokens": 16})
-    return (
-        f"Try it:\n  curl -s {http_url}/v2/models/{model}/generate -d '{body}'\n"
-        f"  python -m builders.serve.endpoint {grpc_url} {model} 'Return the'"
-    )
+    curl = f"curl -s {http_url}/v2/models/{model}/generate -d '{body}'"
+    return f"Try it:\n\n{curl}\n\n{_TRITONCLIENT.format(grpc_url=grpc_url, model=model)}"
 
 
 def shown(release: Mapping[str, Any]) -> str:

@@ -47,7 +47,12 @@ class Predicate:
         )
 
     def _state(self, gate: str) -> str:
-        own = [verdict.outcome for verdict in self.verdicts if verdict.gate == gate]
+        """A gate that judges several measures names each after a dot, as in latency.ttft_p50."""
+        own = [
+            verdict.outcome
+            for verdict in self.verdicts
+            if verdict.gate == gate or verdict.gate.startswith(f"{gate}.")
+        ]
         return worst(own).value if own else "not judged"
 
 
