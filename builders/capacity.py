@@ -15,8 +15,8 @@ from builders import ledger
 from builders.checkpoint import Checkpoint
 from builders.errors import Refusal, UsageError
 from builders.recipe import Recipe
-from builders.shards import Shards
 from builders.tiers import GIB, Tier
+from builders.weights import Weights, stages
 
 # TensorRT-LLM's defaults: tokens that share one block of the paged cache, tokens of one step.
 BLOCK_TOKENS: Final = 32
@@ -40,8 +40,7 @@ class Capacity:
     that may be suggested.
     """
 
-    checkpoint: Checkpoint
-    recipe: Recipe
+    weights: Weights
     tier: Tier
     context: int
     concurrency: int
@@ -74,8 +73,7 @@ class Capacity:
                 hint="fetch the model's own config.json again",
             )
         return cls(
-            checkpoint=checkpoint,
-            recipe=recipe,
+            weights=Weights(checkpoint, recipe),
             tier=tier,
             context=context,
             concurrency=concurrency,
@@ -84,19 +82,25 @@ class Capacity:
             kv_fraction=kv_fraction,
         )
 
-    @cached_property
-    def _shards(self) -> Shards:
-        return Shards(self.checkpoint, self.recipe, tp=self.tp, pp=self.pp)
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """The model that is served."""
+        return self.weights.checkpoint
+
+    @property
+    def recipe(self) -> Recipe:
+        """How it is quantized."""
+        return self.weights.recipe
 
     @property
     def weight_bytes(self) -> int:
         """Bytes of the exported weights on disk, all scales included."""
-        return self._shards.exported_bytes
+        return self.weights.exported_bytes
 
-    @property
+    @cached_property
     def gpu_weight_bytes(self) -> int:
         """Bytes of weights on the fullest GPU, padding of scales and vocabulary included."""
-        return self._shards.gpu_bytes
+        return self.weights.gpu_bytes(self.tp, self.pp)
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -113,8 +117,8 @@ class Capacity:
             width * share[0] // share[1] * _paged(min(self.context, window or self.context))
             for width, window in layers(self.checkpoint)
         ]
-        stages = self._shards.stages(len(values))
-        return max(_bytes(sum(values[first:last]), self.recipe) for first, last in stages)
+        groups = stages(len(values), self.pp)
+        return max(_bytes(sum(values[first:last]), self.recipe) for first, last in groups)
 
     @property
     def kv_bytes(self) -> int:
@@ -180,7 +184,7 @@ class Capacity:
         """Say what ``tp`` does not divide, or ""."""
         if self.checkpoint.heads % self.tp:
             return f"the {self.checkpoint.heads} attention heads"
-        return self._shards.indivisible
+        return self.weights.indivisible(self.tp)
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Return why the model cannot be split so, or does not fit."""
@@ -234,7 +238,7 @@ class Capacity:
             "max_concurrency": self.max_concurrency,
             "fits": self.fits,
             "suggested_tp": self.suggested_tp,
-            "exact": self._shards.exact,
+            "exact": self.weights.exact,
             "estimates": ["activation_bytes", "workspace_bytes"],
         }
 

@@ -103,7 +103,28 @@ def algorithm(recipe: Recipe) -> Algorithm | None:
 
 def _within(module: str, patterns: tuple[str, ...]) -> bool:
     """Whether a module, or one that it lies in, matches one of the patterns."""
-    return any(fnmatchcase(module, p) or fnmatchcase(module, f"{p}.*") for p in patterns)
+    inner, ends, others = _sorted_out(patterns)
+    return (
+        any(part in module for part in inner)
+        or module.endswith(ends)
+        or any(fnmatchcase(module, pattern) for pattern in others)
+    )
+
+
+@cache
+def _sorted_out(patterns: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...], list[str]]:
+    """Tell substrings and endings from the other patterns: a mixture asks 50,000 times."""
+    inner, ends, others = [], [], []
+    for pattern in patterns:
+        core = pattern.strip("*")
+        if set(core) & set("*?[") or not pattern.startswith("*"):
+            others += [pattern, f"{pattern}.*"]
+        elif pattern.endswith("*"):
+            inner.append(core)
+        else:
+            ends.append(core)
+            inner.append(f"{core}.")
+    return tuple(inner), tuple(ends), others
 
 
 def _name(fmt: Format) -> str:

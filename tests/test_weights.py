@@ -9,7 +9,7 @@ import pytest
 from builders.checkpoint import Checkpoint
 from builders.formats import Format
 from builders.recipe import Recipe, shipped
-from builders.shards import Shards
+from builders.weights import Weights, stages
 from fakes import headers
 from fakes.checkpoints import tiny_llama
 
@@ -65,9 +65,9 @@ def llama70(tmp_path_factory):
 )
 def test_the_bytes_are_those_of_a_real_export(tiny, export):
     made = recipe(export["preset"], kv_cache=export["kv_cache"])
-    shards = Shards(tiny[export["tied"]], made)
-    assert shards.exported_bytes == export["tensor_bytes"]
-    assert shards.exact
+    weights = Weights(tiny[export["tied"]], made)
+    assert weights.exported_bytes == export["tensor_bytes"]
+    assert weights.exact
 
 
 def test_every_shipped_recipe_of_modelopt_was_held_against_an_export():
@@ -79,7 +79,7 @@ def test_every_shipped_recipe_of_modelopt_was_held_against_an_export():
     ("name", "gigabytes"), [("fp8", 9.08), ("nvfp4", 6.03), ("int4_awq", 5.81), ("mxfp8", 9.30)]
 )
 def test_an_8b_llama_takes_the_gigabytes_that_were_written_on_an_h200(llama8, name, gigabytes):
-    assert Shards(llama8, shipped()[name]).exported_bytes / 1e9 == pytest.approx(
+    assert Weights(llama8, shipped()[name]).exported_bytes / 1e9 == pytest.approx(
         gigabytes, abs=0.01
     )
 
@@ -95,35 +95,35 @@ def test_an_8b_llama_takes_the_gigabytes_that_were_written_on_an_h200(llama8, na
     ],
 )
 def test_llama_3_70b_takes_so_many_bits_a_weight(llama70, preset, bits):
-    exported = Shards(llama70, recipe(preset)).exported_bytes
+    exported = Weights(llama70, recipe(preset)).exported_bytes
     scalars = 560 * 8 if preset in {"FP8_DEFAULT_CFG", "NVFP4_DEFAULT_CFG"} else 0
     assert exported == LINEAR_70B * bits / 8 + KEPT_70B + scalars
 
 
 def test_llama_3_70b_unquantized_is_141_gigabytes(llama70):
     none = recipe("none", formats=("bf16", "bf16"))
-    exported = Shards(llama70, none).exported_bytes
+    exported = Weights(llama70, none).exported_bytes
     assert exported == llama70.weight_bytes == 2 * LINEAR_70B + KEPT_70B
     assert round(exported / 1e9) == 141
 
 
 def test_excluded_modules_keep_their_own_bytes(llama8):
-    all_of_it = Shards(llama8, recipe("FP8_DEFAULT_CFG")).exported_bytes
+    all_of_it = Weights(llama8, recipe("FP8_DEFAULT_CFG")).exported_bytes
     without = recipe("FP8_DEFAULT_CFG", keep=("*lm_head*", "*embed_tokens*", "*layers.0.mlp*"))
     kept = 3 * 14336 * 4096
-    assert Shards(llama8, without).exported_bytes == all_of_it + kept - 3 * 8
+    assert Weights(llama8, without).exported_bytes == all_of_it + kept - 3 * 8
 
 
 def test_a_recipe_s_own_group_sets_the_number_of_scales(llama8):
-    wide = Shards(llama8, recipe("INT4_BLOCKWISE_WEIGHT_ONLY_CFG", group=128)).exported_bytes
-    fine = Shards(llama8, recipe("INT4_BLOCKWISE_WEIGHT_ONLY_CFG", group=32)).exported_bytes
+    wide = Weights(llama8, recipe("INT4_BLOCKWISE_WEIGHT_ONLY_CFG", group=128)).exported_bytes
+    fine = Weights(llama8, recipe("INT4_BLOCKWISE_WEIGHT_ONLY_CFG", group=32)).exported_bytes
     assert fine - wide == 4 * LINEAR_8B * (1 / 32 - 1 / 128)
 
 
 def test_routers_stay_as_they_are_and_experts_do_not(tmp_path):
     small = headers.LLAMA3_8B | {"num_hidden_layers": 2, "hidden_size": 256, "head_dim": 8}
     model = Checkpoint.open(headers.model(tmp_path / "moe", small, experts=4))
-    exported = Shards(model, recipe("FP8_DEFAULT_CFG")).exported_bytes
+    exported = Weights(model, recipe("FP8_DEFAULT_CFG")).exported_bytes
     routers = 2 * 4 * 256
     linear = 2 * (2 * 256 * 256 + 2 * 64 * 256 + 4 * 3 * 14336 * 256)
     kept = 2 * (2 * 128256 * 256 + 5 * 256 + routers)
@@ -135,22 +135,23 @@ def test_stacked_experts_are_counted_like_single_ones(tmp_path):
     path = headers.model(tmp_path / "stack", small)
     tensors = dict(headers.shapes(small)) | {"model.layers.0.mlp.experts.up_proj": (4, 512, 256)}
     headers.write(path / "model.safetensors", tensors)
-    stacked = Shards(Checkpoint.open(path), recipe("NVFP4_DEFAULT_CFG")).exported_bytes
+    stacked = Weights(Checkpoint.open(path), recipe("NVFP4_DEFAULT_CFG")).exported_bytes
     headers.write(path / "model.safetensors", dict(headers.shapes(small)))
-    plain = Shards(Checkpoint.open(path), recipe("NVFP4_DEFAULT_CFG")).exported_bytes
+    plain = Weights(Checkpoint.open(path), recipe("NVFP4_DEFAULT_CFG")).exported_bytes
     assert stacked - plain == 4 * (512 * 256 * 9 // 16 + 8)
 
 
 @pytest.mark.parametrize(("tp", "pp"), [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 4), (1, 3)])
 def test_the_gpus_together_hold_at_least_the_whole_model(llama70, tp, pp):
     for name in ("fp8", "nvfp4", "int4_awq"):
-        one = Shards(llama70, shipped()[name], tp=tp, pp=pp)
-        assert one.gpu_bytes * tp * pp >= one.exported_bytes - 8 * 80
-        assert one.gpu_bytes < one.exported_bytes / (tp * pp) + 4.3e9  # embedding, head, evenness
+        one = Weights(llama70, shipped()[name])
+        fullest = one.gpu_bytes(tp, pp)
+        assert fullest * tp * pp >= one.exported_bytes - 8 * 80
+        assert fullest < one.exported_bytes / (tp * pp) + 4.3e9  # embedding, head, evenness
 
 
 def test_tensor_parallelism_cuts_every_layer_and_the_head_but_not_the_embedding(llama70):
-    split = Shards(llama70, recipe("FP8_DEFAULT_CFG"), tp=8).gpu_bytes
+    split = Weights(llama70, recipe("FP8_DEFAULT_CFG")).gpu_bytes(8, 1)
     embedding, norms = 2 * 128256 * 8192, 2 * 161 * 8192
     assert split == LINEAR_70B // 8 + embedding + embedding // 8 + norms + 560 * 8
 
@@ -159,7 +160,7 @@ def test_a_gpu_keeps_a_whole_kv_head_when_there_are_fewer_heads_than_gpus(tmp_pa
     few = headers.LLAMA3_8B | {"num_key_value_heads": 2, "num_hidden_layers": 1}
     model = Checkpoint.open(headers.model(tmp_path / "few", few))
     none = recipe("none", formats=("bf16", "bf16"))
-    two, eight = (Shards(model, none, tp=tp).gpu_bytes for tp in (2, 8))
+    two, eight = (Weights(model, none).gpu_bytes(tp, 1) for tp in (2, 8))
     key_value = 2 * 2 * 256 * 4096
     cut = 2 * (2 * 4096 * 4096 + 3 * 14336 * 4096 + 128256 * 4096)
     assert two - eight == cut // 2 - cut // 8  # keys and values are the same half in both
@@ -172,9 +173,9 @@ def test_scales_are_padded_to_the_tile_in_gpu_memory_only(tmp_path):
         "num_attention_heads": 4, "num_key_value_heads": 4, "head_dim": 24, "vocab_size": 96,
     }  # fmt: skip
     model = Checkpoint.open(headers.model(tmp_path / "odd", odd))
-    shards = Shards(model, recipe("NVFP4_DEFAULT_CFG"))
+    weights = Weights(model, recipe("NVFP4_DEFAULT_CFG"))
     on_disk, padded = 96 * 6, 128 * 8
-    assert shards.gpu_bytes - shards.exported_bytes == 7 * (padded - on_disk)
+    assert weights.gpu_bytes(1, 1) - weights.exported_bytes == 7 * (padded - on_disk)
 
 
 def test_a_tied_head_needs_its_embedding_on_the_last_gpu_as_well(tmp_path):
@@ -182,13 +183,13 @@ def test_a_tied_head_needs_its_embedding_on_the_last_gpu_as_well(tmp_path):
     model = Checkpoint.open(headers.model(tmp_path / "tied", tied))
     layers = (LINEAR_8B // 32) * 2
     embedding = 2 * 128256 * 4096
-    half = Shards(model, recipe("FP8_DEFAULT_CFG"), pp=2).gpu_bytes
+    half = Weights(model, recipe("FP8_DEFAULT_CFG")).gpu_bytes(1, 2)
     assert half == layers + embedding + 2 * 2 * 2 * 4096 + 14 * 8 + 2 * 4096
 
 
-def test_layers_are_cut_into_groups_whose_first_take_what_is_left_over(llama8):
-    assert Shards(llama8, shipped()["fp8"], pp=3).stages(8) == [(0, 3), (3, 6), (6, 8)]
-    assert Shards(llama8, shipped()["fp8"], pp=4).stages(2) == [(0, 1), (1, 2), (2, 2), (2, 2)]
+def test_layers_are_cut_into_groups_whose_first_take_what_is_left_over():
+    assert stages(8, pp=3) == [(0, 3), (3, 6), (6, 8)]
+    assert stages(2, pp=4) == [(0, 1), (1, 2), (2, 2), (2, 2)]
 
 
 @pytest.mark.parametrize(
@@ -196,16 +197,16 @@ def test_layers_are_cut_into_groups_whose_first_take_what_is_left_over(llama8):
     [
         ("FP8_DEFAULT_CFG", 8, ""),
         ("NVFP4_DEFAULT_CFG", 8, ""),
-        ("INT4_AWQ_CFG", 8, "the 14336 inputs of model.layers.0.mlp.down_proj into blocks of 512"),
+        ("INT4_AWQ_CFG", 8, "the 14336 inputs of layer 0 down_proj into blocks of 512"),
     ],
 )
 def test_a_cut_inside_a_block_is_found(llama8, preset, tp, what):
     group = 512 if what else 0
-    assert Shards(llama8, recipe(preset, group=group), tp=tp).indivisible == what
+    assert Weights(llama8, recipe(preset, group=group)).indivisible(tp) == what
 
 
 def test_an_unknown_quantizer_counts_what_is_stored(llama8):
-    unknown = Shards(llama8, recipe("x", backend="quip", formats=("int4", "bf16")))
+    unknown = Weights(llama8, recipe("x", backend="quip", formats=("int4", "bf16")))
     assert unknown.exported_bytes == llama8.weight_bytes
-    assert unknown.indivisible == ""
+    assert unknown.indivisible(1) == ""
     assert not unknown.exact
