@@ -37,7 +37,7 @@ def test_a_module_is_kept_when_it_or_one_it_lies_in_matches_a_pattern(module, pa
 def test_heads_embeddings_routers_and_vision_towers_are_never_quantized():
     fp8 = shipped()["fp8"]
     for module in (
-        "lm_head", "model.embed_tokens", "model.layers.3.mlp.gate", "model.visual.blocks.0.attn.qkv",
+        "lm_head", "model.embed_tokens", "model.layers.3.mlp.gate", "visual.blocks.0.attn.qkv",
         "model.layers.3.block_sparse_moe.gate", "model.layers.3.mlp.shared_expert_gate",
         "vision_tower.encoder.layers.0.mlp.fc1", "mtp.layers.0.mlp.up_proj",
     ):  # fmt: skip
