@@ -4,11 +4,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
+from builders import ledger
 from builders import recipe as recipes
 from builders.bundle import fingerprint
+from builders.capacity import Capacity
 from builders.checkpoint import Checkpoint
 from builders.errors import Refusal
-from builders.formats import Format
 from builders.recipe import Calibration, Recipe
 from builders.spec import KV_CACHE, Serve, Spec
 from builders.tiers import Tier, tier
@@ -18,10 +19,11 @@ _KV_NAME: Final = {fmt: name for name, fmt in KV_CACHE.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runtime:
-    """An engine backend, and the version of it that the release is made for ("" : this one)."""
+    """An engine backend, the version that the release is made for, and its lane."""
 
     name: str
-    version: str = ""
+    version: str
+    lane: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +47,16 @@ class Plan:
         chosen = recipes.find(spec.quantize.recipe, beside=spec.file.parent)
         kv_cache = spec.quantize.kv_cache or chosen.kv_cache
         keep = (*chosen.keep, *spec.quantize.exclude)
+        recipe = replace(chosen, kv_cache=kv_cache, keep=keep)
+        where, name = tier(spec.target.tier), spec.target.runtime
+        version = spec.target.runtime_version or ledger.newest(name)
+        lane = ledger.choose_lane(recipe, where, name, version)
         return cls(
             checkpoint=checkpoint,
-            recipe=replace(chosen, kv_cache=kv_cache, keep=keep),
+            recipe=recipe,
             calibration=spec.quantize.calibration,
-            tier=tier(spec.target.tier),
-            runtime=Runtime(name=spec.target.runtime, version=spec.target.runtime_version),
+            tier=where,
+            runtime=Runtime(name=name, version=version, lane=lane),
             tp=spec.target.tp,
             pp=spec.target.pp,
             serve=replace(spec.serve, context=spec.serve.context or checkpoint.context),
@@ -59,11 +65,17 @@ class Plan:
         )
 
     @property
-    def kv_bytes_per_token(self) -> int:
-        """Bytes of KV cache that one token takes: keys and values × layers × KV heads × width."""
-        model = self.checkpoint
-        values = 2 * model.layers * model.kv_heads * model.head_dim
-        return values * self.recipe.kv_cache.bits // 8
+    def capacity(self) -> Capacity:
+        """What the load takes of the tier's memory."""
+        return Capacity.of(
+            self.checkpoint,
+            self.recipe,
+            self.tier,
+            self.serve.context,
+            self.serve.concurrency,
+            tp=self.tp,
+            pp=self.pp,
+        )
 
     @property
     def digest(self) -> str:
@@ -102,18 +114,26 @@ class Plan:
                 "tier": self.tier.name,
                 "runtime": self.runtime.name,
                 "runtime_version": self.runtime.version,
+                "lane": self.runtime.lane,
                 "tp": self.tp,
                 "pp": self.pp,
             },
             "serve": asdict(self.serve),
-            "kv_bytes_per_token": self.kv_bytes_per_token,
+            "capacity": self.capacity.as_json(),
             "policy": self.policy.name,
             "channel": self.channel,
         }
 
     def refusals(self) -> tuple[Refusal, ...]:
         """Return every reason why this plan cannot work; empty when it can."""
-        checks = (_already_quantized, _tier, _runtime, _kv_cache, _context, _parallel, _calibration)
+        checks = (
+            _already_quantized,
+            _support,
+            _context,
+            _parallel,
+            _calibration,
+            _capacity,
+        )
         return tuple(refusal for check in checks for refusal in check(self))
 
 
@@ -130,54 +150,12 @@ def _already_quantized(plan: Plan) -> list[Refusal]:
     ]
 
 
-def _tier(plan: Plan) -> list[Refusal]:
-    """A GPU can always widen weights; activations need Tensor Cores that multiply their format."""
-    fmt = plan.recipe.activations
-    if not plan.tier.gpu or not fmt.quantized or plan.tier.is_native(fmt):
-        return []
-    better = [name for name, other in recipes.shipped().items() if _fits(other, plan.tier)]
-    return [
-        Refusal(
-            f"{plan.recipe.name} needs {fmt.value.upper()} activations, which {plan.tier.name} "
-            f"({plan.tier.architecture}, SM{plan.tier.sm}) cannot multiply",
-            f"on {plan.tier.name} use {', '.join(better)}",
-        )
-    ]
+def _support(plan: Plan) -> tuple[Refusal, ...]:
+    return ledger.support(plan.recipe, plan.tier, plan.runtime.name, plan.runtime.version)
 
 
-def _fits(recipe: Recipe, where: Tier) -> bool:
-    return not recipe.activations.quantized or where.is_native(recipe.activations)
-
-
-def _runtime(plan: Plan) -> list[Refusal]:
-    if plan.runtime.name == "embedded":
-        return []
-    if not plan.tier.gpu:
-        return [
-            Refusal(
-                f"{plan.runtime.name} needs a GPU tier, not {plan.tier.name}",
-                'target.runtime = "embedded" runs on a CPU',
-            )
-        ]
-    return [
-        Refusal(
-            f"the {plan.runtime.name} runtime cannot be built by this version of enginesmith",
-            'target.runtime = "embedded" works on every tier',
-        )
-    ]
-
-
-def _kv_cache(plan: Plan) -> list[Refusal]:
-    """ModelOpt calibrates E4M3, not E5M2; vLLM alone takes E5M2, under unquantized weights."""
-    fmt = plan.recipe.kv_cache
-    if fmt in {Format.BF16, Format.FP8}:
-        return []
-    return [
-        Refusal(
-            f"a KV cache in {fmt.value} cannot be made for the {plan.runtime.name} runtime",
-            'quantize.kv_cache = "fp8" (E4M3 with calibrated scales) or "none"',
-        )
-    ]
+def _capacity(plan: Plan) -> tuple[Refusal, ...]:
+    return plan.capacity.refusals() if plan.tier.gpu else ()
 
 
 def _context(plan: Plan) -> list[Refusal]:

@@ -37,8 +37,8 @@ def test_the_demo_s_plan_is_possible_and_complete(model):
 
 def test_kv_bytes_per_token_follow_the_architecture_and_the_format(model):
     # 2 (keys, values) x 2 layers x 2 KV heads x 32 wide x 1 byte
-    assert resolve(model).kv_bytes_per_token == 256
-    assert resolve(model, "quantize.kv_cache=none").kv_bytes_per_token == 512
+    assert resolve(model).capacity.kv_bytes_per_token == 256
+    assert resolve(model, "quantize.kv_cache=none").capacity.kv_bytes_per_token == 512
 
 
 def test_the_digest_depends_on_what_is_asked_and_not_on_where_it_lies(model, tmp_path):

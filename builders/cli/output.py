@@ -81,6 +81,8 @@ def plan(resolved: Plan) -> str:
     model, recipe = resolved.checkpoint, resolved.recipe
     native = recipe.native_on(resolved.tier)
     gain = "native" if native else "memory-only" if resolved.tier.gpu else "emulated"
+    runtime, capacity = resolved.runtime, resolved.capacity
+    lane = f" ({runtime.lane} lane)" if runtime.lane not in {"", runtime.name} else ""
     return facts(
         {
             "checkpoint": f"{model.path.name}: {model.architecture}, "
@@ -88,10 +90,11 @@ def plan(resolved: Plan) -> str:
             "recipe": f"{recipe} on {resolved.tier.name}: {gain}",
             "left alone": ", ".join(recipe.keep),
             "calibration": f"{resolved.calibration.samples} × {resolved.calibration.length} tokens",
-            "runtime": f"{resolved.runtime.name} {resolved.runtime.version}".rstrip(),
+            "runtime": f"{runtime.name} {runtime.version}{lane}",
             "serve": f"{resolved.serve.name}: {resolved.serve.context} tokens of context, "
             f"{resolved.serve.concurrency} requests at once",
-            "KV cache": f"{resolved.kv_bytes_per_token:,} bytes a token",
+            "memory": f"{size(capacity.weight_bytes)} of weights, "
+            f"{size(capacity.kv_bytes)} of KV cache ({capacity.kv_bytes_per_token:,} B a token)",
             "policy": resolved.policy.name,
             "channel": resolved.channel,
             "plan": f"sha256:{resolved.digest}",

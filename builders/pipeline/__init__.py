@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders import files, serve
+from builders import engine, files, serve
 from builders.bundle import Tree
 from builders.checkpoint import Checkpoint
-from builders.errors import PlanError
+from builders.errors import PlanError, Refusal
 from builders.gate import load
 from builders.gate.policy import Policy
 from builders.pipeline import reporting
@@ -66,6 +66,8 @@ def stages(
     """
     spec = Spec.read(request.file, request.overrides)
     resolved = plan(request)
+    if resolved.runtime.name not in engine.BACKENDS:
+        raise PlanError((_cannot_build(resolved),))
     if is_needed(resolved.recipe):
         Corpus.read(resolved.calibration)
     policy = Policy.read(resolved.policy) if judging else None
@@ -193,6 +195,14 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
         },
     )
     return seal.seal(opened.store, parts, predicate, key)
+
+
+def _cannot_build(resolved: Plan) -> Refusal:
+    return Refusal(
+        f"this plan works for {resolved.runtime.name}, whose engines this version of enginesmith "
+        "plans and does not build",
+        f"build with one of {', '.join(engine.BACKENDS)}",
+    )
 
 
 def _plan_file(resolved: Plan) -> Callable[[Path], None]:

@@ -81,7 +81,7 @@ def _facts(stages: Stages) -> tuple[tuple[str, str], ...]:
         ("Runtime", f"{plan.runtime.name} {plan.runtime.version}".strip()),
         ("Context", f"{plan.serve.context} tokens"),
         ("Concurrency", f"{plan.serve.concurrency} requests at once"),
-        ("KV cache", f"{plan.kv_bytes_per_token:,} bytes a token"),
+        ("KV cache", f"{plan.capacity.kv_bytes_per_token:,} bytes a token"),
         ("Plan", f"sha256:{plan.digest}"),
     )
 
