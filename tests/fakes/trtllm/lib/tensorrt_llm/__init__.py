@@ -1,0 +1,1 @@
+"""A stand-in for the importable part of TensorRT-LLM that waiting ranks use."""
