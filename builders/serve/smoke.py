@@ -35,7 +35,7 @@ async def _stream(server: TritonServer, prompt: str, tokens: int) -> int:
     try:
         async with (
             asyncio.timeout(_TIMEOUT_S),
-            TritonEndpoint(server.grpc_url, server.model) as endpoint,
+            TritonEndpoint(server.grpc_url, server.model, obituary=server.obituary) as endpoint,
         ):
             answer = endpoint.stream(prompt, max_tokens=tokens, ignore_eos=True)
             return sum([chunk.tokens async for chunk in answer])

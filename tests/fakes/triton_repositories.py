@@ -1,6 +1,9 @@
-"""One context that the tests of this room share."""
+"""Contexts and model repositories that tests share."""
 
-from builders.render import Context
+import shutil
+from pathlib import Path
+
+from builders.render import Context, render
 
 
 def context(**changes):
@@ -13,3 +16,15 @@ def context(**changes):
         "enginesmith": "0.1.0",
     }
     return Context(**given | changes)
+
+
+def echo(root):
+    """Write a repository whose model says the words that it is sent, and starts in a moment."""
+    engine = root / "engine"
+    engine.mkdir(parents=True)
+    render("embedded", context(name="echo"), engine, root / "repository")
+    shutil.copyfile(
+        Path(__file__).with_name("triton_echo.py"),
+        root / "repository" / "echo" / "1" / "model.py",
+    )
+    return root / "repository"

@@ -246,8 +246,9 @@ def arguments(root, **changes):
     values = {"engine": "engine", "max_tokens": "8"}
     parameters = {name: {"string_value": value} for name, value in values.items()}
     given = {
-        "model_config": json.dumps({"parameters": parameters}), "model_repository": str(root), "model_version": "1",
-        "model_instance_kind": "CPU", "model_instance_device_id": "0",
+        "model_config": json.dumps({"parameters": parameters}),
+        "model_repository": str(root), "model_version": "1", "model_instance_kind": "CPU",
+        "model_instance_device_id": "0",
     }  # fmt: skip
     return given | changes
 
