@@ -20,7 +20,9 @@ class Verdict:
 
     ``worse_by`` > 0 means that the candidate is worse. ``low`` and ``high`` are one-sided bounds
     at the policy's confidence each. All four numbers share the unit named in ``unit``. ``detail``
-    is one sentence for people; ``numbers`` holds what a report shows beside the interval.
+    is one sentence for people; ``numbers`` holds what a report shows beside the interval. ``band``
+    is how far the baseline lies from itself when it is measured twice, where that was measured;
+    ``needed`` how many units would settle an inconclusive verdict, where any number would.
     """
 
     gate: str
@@ -32,6 +34,8 @@ class Verdict:
     unit: str = ""
     detail: str = ""
     numbers: tuple[tuple[str, float], ...] = ()
+    band: float | None = None
+    needed: int | None = None
 
     @property
     def outcome(self) -> Outcome:
@@ -46,6 +50,19 @@ class Verdict:
             return Outcome.FAILED
         return Outcome.INCONCLUSIVE
 
+    @property
+    def label(self) -> str:
+        """Say more within the outcome: a pass inside the baseline's own band is the stronger one.
+
+        Without a measured band nothing is called indistinguishable.
+        """
+        if self.outcome is Outcome.PASSED:
+            band = self.band if self.band is not None else -1.0
+            return (
+                "indistinguishable" if -band <= self.low and self.high <= band else "within-margin"
+            )
+        return "worse" if self.outcome is Outcome.FAILED else "inconclusive"
+
     def as_json(self) -> dict[str, object]:
         """Return the fields that scripts rely on; what is no finite number is null."""
         bounds = {name: getattr(self, name) for name in ("worse_by", "low", "high", "margin")}
@@ -57,6 +74,9 @@ class Verdict:
             "units": self.units,
             "unit": self.unit,
             "detail": self.detail,
+            "label": self.label,
+            "band": self.band if self.band is not None and isfinite(self.band) else None,
+            "needed": self.needed,
         }
 
 

@@ -1,6 +1,7 @@
 """One rule turns an interval into an answer, and doubt never opens a gate."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -40,3 +41,22 @@ def test_scripts_get_null_where_there_is_no_number():
     written = verdict(-math.inf, math.nan).as_json()
     assert (written["low"], written["high"]) == (None, None)
     assert written["outcome"] == "inconclusive"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "band", "label"),
+    [
+        (-0.001, 0.001, 0.002, "indistinguishable"),
+        (0.0, 0.0, 0.0, "indistinguishable"),
+        (-0.001, 0.003, 0.002, "within-margin"),
+        (-0.003, 0.001, 0.002, "within-margin"),
+        (-0.001, 0.001, math.nan, "within-margin"),
+        (0.0, 0.0, None, "within-margin"),
+        (0.011, 0.02, 1.0, "worse"),
+        (0.0, 0.02, 1.0, "inconclusive"),
+    ],
+)
+def test_only_what_lies_inside_the_baselines_own_band_is_indistinguishable(low, high, band, label):
+    found = replace(verdict(low, high), band=band)
+    assert found.label == label
+    assert found.as_json()["label"] == label

@@ -20,7 +20,8 @@ from builders.verdict import Outcome
 
 EXIT: Final = {Outcome.PASSED: 0, Outcome.FAILED: 10, Outcome.INCONCLUSIVE: 11}
 HISTORY: Final = ("seq", "at", "action", "digest", "by", "reason")
-GATES: Final = ("gate", "outcome", "worse_by", "low", "high", "margin", "units")
+ATTEMPTS: Final = ("candidate", "recipe", "outcome", "at")
+GATES: Final = ("gate", "outcome", "label", "worse_by", "low", "high", "margin", "units")
 _TRITONCLIENT: Final = """\
 python - <<'END'
 import queue, numpy, tritonclient.grpc as triton
@@ -158,7 +159,9 @@ def shown(release: Mapping[str, Any]) -> str:
         "report": release["report"],
     }
     rows = [{name: _short(gate[name]) for name in GATES} for gate in release["gates"]]
-    return f"{facts(head)}\n\n{table(rows, GATES)}"
+    tried = [{**attempt, "candidate": attempt["candidate"][:12]} for attempt in release["attempts"]]
+    below = f"\n\n{table(tried, ATTEMPTS)}" if len(tried) > 1 else ""
+    return f"{facts(head)}\n\n{table(rows, GATES)}{below}"
 
 
 def _short(value: object) -> str:

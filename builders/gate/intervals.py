@@ -235,11 +235,20 @@ def units_needed(units: int, margin: float, high: Callable[[float], float]) -> i
     return math.ceil(enough * units)
 
 
+def needed(bounds: Bounds, margin: float, high: Callable[[float], float]) -> int | None:
+    """Return how many units would settle an inconclusive gate; None if it is settled, or never."""
+    if bounds.high < margin or bounds.low > margin or bounds.value >= margin:
+        return None
+    return units_needed(bounds.units, margin, high)
+
+
 def settle(bounds: Bounds, margin: float, high: Callable[[float], float]) -> str:
     """Say how an inconclusive gate could be settled, as the end of a sentence; else nothing."""
     if bounds.high < margin or bounds.low > margin:
         return ""
     if bounds.value >= margin:
         return "; the estimate itself is not within the margin, more units would not pass it"
-    needed = units_needed(bounds.units, margin, high)
-    return f"; about {needed:,} units would settle it" if needed else "; it cannot be settled"
+    units = needed(bounds, margin, high)
+    if units is None:
+        return "; it cannot be settled"
+    return f"; about {units:,} units would settle it, {units - bounds.units:,} more than now"

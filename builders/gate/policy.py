@@ -1,6 +1,13 @@
-"""A policy: which gates are required and how much harm each may do, said before measuring."""
+"""A policy: which gates are required and how much harm each may do, said before measuring.
 
+A profile gives every gate its usual margins; the policy's own tables come first. Whoever tries
+several candidates and ships any that passes says how many: each is then judged at a confidence at
+which all of them together err as seldom as one would.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -11,13 +18,49 @@ from builders.parse import Table, read_toml
 EXAMPLE: Final = '[perplexity]\ncorpus = ["corpus.jsonl"]'
 
 
+class Profile(Enum):
+    """How much harm is usual to allow: FP8 and INT8 are strict, 4-bit formats are lossy."""
+
+    STRICT = "strict"
+    STANDARD = "standard"
+    LOSSY = "lossy"
+
+
+# Margins are shares: of perplexity, of the items, of the prompts, of the baseline's time.
+MARGINS: Final[Mapping[Profile, Mapping[str, Mapping[str, float]]]] = {
+    Profile.STRICT: {
+        "perplexity": {"margin": 0.005},
+        "accuracy": {"margin": 0.005},
+        "prompts": {"margin": 0.01},
+        "latency": {"ttft_margin": 0.03, "itl_margin": 0.03},
+    },
+    Profile.STANDARD: {
+        "perplexity": {"margin": 0.01},
+        "accuracy": {"margin": 0.01},
+        "prompts": {"margin": 0.02},
+        "latency": {"ttft_margin": 0.05, "itl_margin": 0.05},
+    },
+    Profile.LOSSY: {
+        "perplexity": {"margin": 0.03},
+        "accuracy": {"margin": 0.02},
+        "prompts": {"margin": 0.03},
+        "latency": {"ttft_margin": 0.10, "itl_margin": 0.10},
+    },
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """The gates that a release must pass, each with its own settings, at one confidence."""
+    """The gates that a release must pass, each with its own settings, at one confidence.
+
+    ``candidates`` is how many may be tried against one baseline; they share what may go wrong.
+    """
 
     name: str
     path: Path
     description: str
+    profile: Profile
+    candidates: int
     confidence: float
     gates: tuple[tuple[str, Any], ...]
 
@@ -25,16 +68,19 @@ class Policy:
     def read(cls, path: Path) -> Self:
         """Read a policy file: a table for each gate that is required, one at least."""
         data = read_toml(path)
-        with Table(data, place=str(path)) as table:
+        profile = Table(data, place=str(path)).choice("profile", Profile, Profile.STANDARD)
+        with Table({**data, **_filled(data, profile)}, place=str(path)) as table:
+            table.text("profile", "")
             confidence = table.number("confidence", 0.95)
             if not 0.5 < confidence < 1:
                 raise UsageError(
                     f"{path}: confidence = {confidence} is not between 0.5 and 1",
                     hint="0.95 is usual: one bad candidate in twenty passes at the margin",
                 )
+            candidates = table.whole("candidates", 1, least=1)
             tables = {name: table.table(name) for name in GATES}
             gates = tuple(
-                (name, _parse(name, tables[name], path, confidence))
+                (name, _parse(name, tables[name], path, shared(confidence, candidates)))
                 for name in GATES
                 if name in data
             )
@@ -42,6 +88,8 @@ class Policy:
                 name=table.text("name", path.stem),
                 path=path,
                 description=table.text("description", ""),
+                profile=profile,
+                candidates=candidates,
                 confidence=confidence,
                 gates=gates,
             )
@@ -49,10 +97,38 @@ class Policy:
             raise UsageError(f"{path}: requires no gate", hint=f"add a table, such as {EXAMPLE}")
         return policy
 
+    @property
+    def each(self) -> float:
+        """The confidence at which each candidate is judged."""
+        return shared(self.confidence, self.candidates)
+
     def check(self) -> None:
         """Refuse what cannot be measured, gate by gate, before any work."""
         for name, settings in self.gates:
             load(name).check(settings)
+
+
+def shared(confidence: float, candidates: int) -> float:
+    """Return the confidence for each of so many candidates, of which any may be shipped.
+
+    Bonferroni: of ten candidates that lie at the margin one passes in 40 of 100 trials at 95 %
+    each, in 5 at 99.5 %.
+    """
+    return 1 - (1 - confidence) / candidates if candidates > 1 else confidence
+
+
+def _filled(data: Mapping[str, object], profile: Profile) -> dict[str, object]:
+    """Return the gates' tables with the profile's margins where they name none of their own.
+
+    A gate of several measures judges those that are named: one margin of its own names them all.
+    """
+    found: dict[str, object] = {}
+    for name, margins in MARGINS[profile].items():
+        own = data.get(name)
+        if isinstance(own, Mapping):
+            chosen = len(margins) > 1 and any(key.endswith("margin") for key in own)
+            found[name] = dict(own) if chosen else {**margins, **own}
+    return found
 
 
 def _parse(name: str, table: Table, path: Path, confidence: float) -> object:

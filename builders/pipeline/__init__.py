@@ -112,6 +112,8 @@ def render(request: Request, watcher: Watcher, out: Path | None) -> Stage:
 
 def gate(request: Request, watcher: Watcher, out: Path | None) -> Judged:
     """Judge the candidate and promote nothing."""
+    if out:
+        files.refuse_occupied(out)
     with stages(request, watcher) as opened:
         judged = judge(opened)
         if out:
@@ -122,6 +124,8 @@ def gate(request: Request, watcher: Watcher, out: Path | None) -> Judged:
 def _stage(
     request: Request, watcher: Watcher, out: Path | None, run: Callable[[Stages], Stage]
 ) -> Stage:
+    if out:
+        files.refuse_occupied(out)
     with stages(request, watcher, judging=False) as opened:
         stage = run(opened)
         if out:
@@ -141,6 +145,8 @@ def judge(opened: Stages) -> Judged:
 
 def release(request: Request, watcher: Watcher, out: Path | None = None) -> Judged:
     """Carry a checkpoint to its channel; a candidate that does not pass moves nothing."""
+    if out:
+        files.refuse_occupied(out)
     key = signing.ensure_key(request.home, watcher.say)
     with stages(request, watcher) as opened:
         channel = Channel.named(
@@ -178,6 +184,7 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
         "policy.toml": resolved.policy,
         "plan": written.tree,
         "verdicts": opened.verdicts().tree,
+        "attempts": reporting.attempts_file(opened).tree,
         "report": reporting.write(opened).tree,
         **evidence,
     }
@@ -192,6 +199,8 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
             "tier": resolved.tier.name,
             "runtime": resolved.runtime.name,
             "model": resolved.serve.name,
+            "profile": judged.report.profile,
+            "candidates tried": f"{judged.report.tried} of {judged.report.candidates}",
         },
     )
     return seal.seal(opened.store, parts, predicate, key)

@@ -1,11 +1,13 @@
 """Gather what the stages found into the report's typed input, and write its files."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from builders import report
 from builders.gate import latency
+from builders.pipeline import attempts
 from builders.pipeline.stages import Side, Stages, plain, read_verdicts
 from builders.pipeline.versions import versions
 from builders.report import Latency, Report, Samples, Sizes
@@ -31,7 +33,10 @@ def gather(stages: Stages) -> Report:
         channel=plan.channel,
         verdicts=verdicts,
         policy=policy.name,
-        confidence=policy.confidence,
+        profile=policy.profile.value,
+        confidence=policy.each,
+        candidates=policy.candidates,
+        attempts=attempts.tried(stages),
         required=tuple(name for name, _ in stages.gates),
         facts=_facts(stages),
         sizes=Sizes(baseline_bytes=_weights(baseline), candidate_bytes=_weights(candidate)),
@@ -55,6 +60,16 @@ def write(stages: Stages) -> Stage:
         (out / MARKDOWN).write_text(report.as_markdown(gathered), encoding="utf-8")
 
     return stages.run("report", inputs, work)
+
+
+def attempts_file(stages: Stages) -> Stage:
+    """The candidates tried so far, as a stage of the bundle."""
+    tried = plain(attempts.tried(stages))
+
+    def work(out: Path) -> None:
+        (out / attempts.FILE).write_text(json.dumps(tried, indent=1) + "\n", encoding="utf-8")
+
+    return stages.run("attempts", {"attempts": tried}, work)
 
 
 def as_run(stages: Stages) -> Report:

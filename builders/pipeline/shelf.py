@@ -1,5 +1,6 @@
 """What stands in the store already: releases, channels, their history; and serving one of them."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from typing import Any, Self
 from builders import serve
 from builders.errors import UsageError
 from builders.home import Home
+from builders.pipeline import attempts
 from builders.release import promotion, seal, signing
 from builders.release.channel import Channel, Entry
 from builders.release.manifest import Manifest
@@ -78,6 +80,7 @@ def show(shelf: Shelf, name: str) -> dict[str, Any]:
         "outcome": predicate.outcome.value,
         "about": dict(predicate.about),
         "gates": [verdict.as_json() for verdict in predicate.verdicts],
+        "attempts": _attempts(place),
         "plan": f"sha256:{predicate.plan}",
         "tools": dict(predicate.tools),
         "bytes": manifest.tree.size,
@@ -86,6 +89,12 @@ def show(shelf: Shelf, name: str) -> dict[str, Any]:
         "path": str(place),
         "report": str(place / "report" / "report.html"),
     }
+
+
+def _attempts(place: Path) -> list[dict[str, Any]]:
+    path = place / "attempts" / attempts.FILE
+    found: list[dict[str, Any]] = json.loads(path.read_text("utf-8")) if path.exists() else []
+    return found
 
 
 @contextmanager

@@ -85,7 +85,7 @@ class Stages:
         plan = self.plan
         corpus = Corpus.read(plan.calibration).digest if is_needed(plan.recipe) else ""
         inputs = {
-            "checkpoint": _content(plan),
+            "checkpoint": content_of(plan),
             "recipe": plain(plan.recipe),
             "calibration": corpus,
             "versions": versions("torch", "transformers", "nvidia-modelopt"),
@@ -100,7 +100,7 @@ class Stages:
     def engine(self, side: Side) -> Stage:
         """What the runtime loads, of either side."""
         plan = self.plan
-        source, content, kv_cache = plan.checkpoint.path, _content(plan), Format.BF16
+        source, content, kv_cache = plan.checkpoint.path, content_of(plan), Format.BF16
         if side is Side.CANDIDATE:
             checkpoint = self.quantized()
             source, content = checkpoint.path, checkpoint.tree.digest
@@ -149,6 +149,8 @@ class Stages:
 
     def verdicts(self) -> Stage:
         """What every gate of the policy says of the evidence; changed margins judge it anew."""
+        for side in (Side.CANDIDATE, Side.BASELINE):
+            self.repository(side)  # what cannot be made needs no measuring
         evidence = {name: self.evidence(name, settings) for name, settings in self.gates}
         inputs = {
             "policy": {name: plain(settings) for name, settings in self.gates},
@@ -247,7 +249,8 @@ def plain(value: object) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def _content(plan: Plan) -> str:
+def content_of(plan: Plan) -> str:
+    """Name the unquantized checkpoint by its bytes."""
     return fingerprint({a.path: a.sha256 for a in plan.checkpoint.artifacts})
 
 

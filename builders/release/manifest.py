@@ -128,6 +128,8 @@ def _verdict_json(verdict: Verdict) -> dict[str, object]:
         "units": verdict.units,
         "unit": verdict.unit,
         "detail": verdict.detail,
+        "band": verdict.band,
+        "needed": verdict.needed,
     }
 
 
@@ -144,6 +146,8 @@ def _verdict(entry: object) -> Verdict:
         units=expect(int, body["units"]),
         unit=expect(str, body["unit"]),
         detail=expect(str, body["detail"]),
+        band=expect(float, body["band"]) if body.get("band") is not None else None,
+        needed=expect(int, body["needed"]) if body.get("needed") is not None else None,
     )
     if verdict.outcome.value != body["outcome"]:
         raise ValueError(f"{verdict.gate} says {body['outcome']}, its bounds do not")

@@ -4,11 +4,12 @@
 lines, `as_json` what ``release --json`` prints. All four are pure: equal input, equal output.
 """
 
-from builders.report.model import Landing, Latency, Report, Samples, Sizes, Stage
+from builders.report.model import Attempt, Landing, Latency, Report, Samples, Sizes, Stage
 from builders.report.page import as_html
 from builders.report.summary import as_json, as_markdown, as_text
 
 __all__ = [
+    "Attempt",
     "Landing",
     "Latency",
     "Report",

@@ -44,18 +44,32 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A candidate that was judged against the same baseline by the same policy, and what came."""
+
+    candidate: str
+    recipe: str
+    outcome: str
+    at: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything that a report says about one release candidate.
 
     ``facts`` (label, value) and ``versions`` (name, version) are shown in the order given.
     ``required`` names the gates that the policy demands: one without a verdict cannot pass.
+    ``attempts`` are all candidates so far, this one last; the policy allows for ``candidates``.
     """
 
     title: str
     channel: str
     verdicts: tuple[Verdict, ...]
     policy: str
+    profile: str = ""
     confidence: float = 0.95
+    candidates: int = 1
+    attempts: tuple[Attempt, ...] = ()
     required: tuple[str, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
     sizes: Sizes | None = None
@@ -69,6 +83,11 @@ class Report:
         """The required gates that have no verdict, in the policy's order."""
         judged = [verdict.gate for verdict in self.verdicts]
         return tuple(gate for gate in self.required if not any(_answers(gate, v) for v in judged))
+
+    @property
+    def tried(self) -> int:
+        """How many candidates were judged; one that could not be measured was not."""
+        return len({attempt.candidate for attempt in self.attempts if attempt.outcome != "void"})
 
     @property
     def outcome(self) -> Outcome:

@@ -6,7 +6,7 @@ from typing import Final
 import jinja2
 
 from builders.report import figures, forest, numbers, steps, words
-from builders.report.model import Report
+from builders.report.model import Attempt, Report
 from builders.verdict import Verdict
 
 
@@ -19,6 +19,7 @@ class Gate:
     counted: str
     css: str
     outcome: str
+    label: str
     worse_by: str
     bounds: str
     margin: str
@@ -36,7 +37,9 @@ class Page:
     title: str
     channel: str
     policy: str
+    profile: str
     confidence: str
+    attempts: tuple[Attempt, ...]
     css: str
     banner: str
     why: str
@@ -69,6 +72,8 @@ def _page(report: Report) -> Page:
         title=report.title,
         channel=report.channel,
         policy=report.policy,
+        profile=report.profile,
+        attempts=report.attempts,
         confidence=words.percent(report.confidence),
         css=word.css,
         banner=word.banner,
@@ -86,7 +91,7 @@ def _page(report: Report) -> Page:
         stages=figures.timings(report.stages),
         stages_total=numbers.duration(sum(stage.seconds for stage in report.stages)),
         versions=report.versions,
-        notes=report.notes,
+        notes=tuple(filter(None, (words.many(report), *report.notes))),
         next_steps=steps.after(report),
     )
 
@@ -101,6 +106,7 @@ def _gate(number: int, verdict: Verdict) -> Gate:
         counted=numbers.counted(verdict.unit),
         css=word.css,
         outcome=verdict.outcome.value,
+        label=verdict.label if verdict.label not in {verdict.outcome.value, "worse"} else "",
         worse_by=worse_by,
         bounds=bounds,
         margin=margin,

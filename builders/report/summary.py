@@ -6,7 +6,7 @@ from math import isfinite
 
 from builders.report import numbers, words
 from builders.report.model import Landing, Report
-from builders.verdict import Verdict
+from builders.verdict import Outcome, Verdict
 
 
 def as_json(report: Report, landing: Landing | None = None) -> dict[str, object]:
@@ -34,7 +34,7 @@ def as_text(report: Report, landing: Landing | None = None) -> str:
     lines = [f"{word.banner}  {report.title} → {report.channel}", words.why(report)]
     lines += [_gate_text(verdict, width) for verdict in report.verdicts]
     lines += [f"  ? {_name(gate).ljust(width)}  required, not measured" for gate in report.missing]
-    lines += _facts(report) + _landing(report, landing)
+    lines += [*_facts(report), *_landing(report, landing), *filter(None, [words.many(report)])]
     return "\n".join(_line(line) for line in lines) + "\n"
 
 
@@ -50,9 +50,10 @@ def as_markdown(report: Report, landing: Landing | None = None) -> str:
     gates = [_gate_cells(verdict) for verdict in report.verdicts]
     gates += [("? inconclusive", gate, numbers.NOT_MEASURED, "", "", "") for gate in report.missing]
     header = ("Outcome", "Gate", "Worse by", "Bounds", "Margin", "Units")
-    closing = [*_facts(report), *_landing(report, landing)]
+    closing = [*_facts(report), *_landing(report, landing), *filter(None, [words.many(report)])]
     tail = [f"- {_md(line)}" for line in closing]
     details = [("Policy", report.policy), ("Confidence", words.percent(report.confidence))]
+    details += [("Profile", report.profile)] if report.profile else []
     details += [*report.facts, *report.versions]
     lines = [*head, *_table(header, gates), *tail, "", *_folded("Plan and versions", details)]
     return "\n".join(lines) + "\n"
@@ -65,13 +66,17 @@ def _finite(value: float) -> float | None:
 def _gate_cells(verdict: Verdict) -> tuple[str, ...]:
     worse_by, bounds = numbers.interval(verdict.worse_by, verdict.low, verdict.high, verdict.unit)
     return (
-        f"{words.WORDS[verdict.outcome].symbol} {verdict.outcome.value}",
+        f"{words.WORDS[verdict.outcome].symbol} {verdict.outcome.value}{_label(verdict)}",
         verdict.gate,
         worse_by,
         bounds,
         numbers.amount(verdict.margin, verdict.unit),
         f"{verdict.units:,}",
     )
+
+
+def _label(verdict: Verdict) -> str:
+    return f", {verdict.label}" if verdict.outcome is Outcome.PASSED else ""
 
 
 def _gate_text(verdict: Verdict, width: int) -> str:

@@ -39,6 +39,17 @@ def why(report: Report) -> str:
     return f"{_OPENINGS[report.outcome]}: {numbers.listed(reasons)}."
 
 
+def many(report: Report) -> str:
+    """Say that more candidates were tried than the policy allows for; nothing where not."""
+    if report.tried <= report.candidates:
+        return ""
+    return (
+        f"This is candidate {report.tried} against the same baseline and policy, which allows for "
+        f"{report.candidates}: of many that are tried one passes by luck. Set candidates = "
+        f"{report.tried} in the policy and judge again."
+    )
+
+
 def percent(confidence: float) -> str:
     """Write a confidence: ``95 %``."""
     return numbers.amount(confidence, "%")

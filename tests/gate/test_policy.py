@@ -49,6 +49,8 @@ def test_each_table_is_a_gate_in_the_order_of_the_house(tmp_path):
         ("confidence = 0.5\n[accuracy]\ntask='x'", "not between", "0.95"),
         ("confidence = 1.0\n[accuracy]\ntask='x'", "not between", "0.95"),
         ("confidence = ", "policy.toml", "TOML"),
+        ("profile = 'lenient'\n[accuracy]\ntask='x'", "profile = 'lenient'", "strict"),
+        ("candidates = 0\n[accuracy]\ntask='x'", "candidates must be", ""),
     ],
 )
 def test_what_is_wrong_is_named_with_the_next_step(tmp_path, text, error, hint):
@@ -90,3 +92,45 @@ def test_every_gate_can_be_read_and_judged_without_a_heavy_library(name):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+FOUR = """
+[perplexity]
+corpus = ["c"]
+[accuracy]
+task = "x"
+[prompts]
+[latency]
+"""
+
+
+@pytest.mark.parametrize(
+    ("profile", "margins"),
+    [
+        ("", (0.01, 0.01, 0.02, 0.05)),
+        ("profile = 'strict'", (0.005, 0.005, 0.01, 0.03)),
+        ("profile = 'standard'", (0.01, 0.01, 0.02, 0.05)),
+        ("profile = 'lossy'", (0.03, 0.02, 0.03, 0.10)),
+    ],
+)
+def test_a_profile_gives_each_gate_its_usual_margin(tmp_path, profile, margins):
+    policy = read(tmp_path, f"{profile}\n{FOUR}")
+    found = dict(policy.gates)
+    assert policy.profile.value == (profile.split("'")[1] if profile else "standard")
+    assert found["latency"].ttft_margin == found["latency"].itl_margin
+    own = (found[name].margin for name in ("perplexity", "accuracy", "prompts"))
+    assert (*own, found["latency"].itl_margin) == margins
+
+
+def test_a_policys_own_margin_comes_before_its_profiles(tmp_path):
+    text = f"profile = 'strict'\n{FOUR}itl_margin = 0.5".replace('"x"', '"x"\nmargin = 0.2')
+    found = dict(read(tmp_path, text).gates)
+    assert (found["accuracy"].margin, found["perplexity"].margin) == (0.2, 0.005)
+    assert (found["latency"].itl_margin, found["latency"].ttft_margin) == (0.5, None)
+
+
+def test_candidates_share_what_may_go_wrong(tmp_path):
+    policy = read(tmp_path, f"candidates = 10\n{FOUR}")
+    assert policy.confidence == 0.95
+    assert policy.each == pytest.approx(0.995)
+    assert {settings.confidence for _, settings in policy.gates} == {policy.each}

@@ -36,6 +36,7 @@ client_share = 100.0
 ttft_margin = 100.0
 itl_margin = 100.0
 """
+SCORED = POLICY.partition("[prompts]")[0]
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,14 @@ class Workshop:
         return json.loads(self.run(*arguments, "--json", code=code)[0])
 
 
-def make(folder):
+def make(folder, policy=POLICY):
     """Lay out the demo with a small policy; its data are the real ones, made here."""
     demo = shutil.copytree(ROOT / "demo", folder / "demo", ignore=shutil.ignore_patterns("data"))
     subprocess.run([sys.executable, str(demo / "make_data.py")], check=True, capture_output=True)
     shutil.copy(demo / "data" / "corpus.jsonl", demo / "corpus.jsonl")
     lines = (demo / "prompts.jsonl").read_text().splitlines()[:12]
     (demo / "prompts.jsonl").write_text("\n".join(lines) + "\n")
-    (demo / "policy.toml").write_text(POLICY)
+    (demo / "policy.toml").write_text(policy)
     settings = (demo / "release.toml").read_text()
     for name in ("release.toml", "too-far.toml"):
         text = (demo / name).read_text().replace("samples = 256", "samples = 8")
@@ -96,3 +97,11 @@ def first(workshop):
 def fresh(tmp_path):
     """A workshop in which nothing was done yet."""
     return make(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory):
+    """A workshop whose policy asks for no server, judged once."""
+    made = make(tmp_path_factory.mktemp("scored"), SCORED)
+    (made.folder / "first.json").write_text(made.run("release", "demo/release.toml", "--json")[0])
+    return made

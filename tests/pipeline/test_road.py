@@ -6,6 +6,7 @@ done twice; what does not pass moves no channel; a killed run goes on where it w
 
 import json
 import signal
+import socket
 import time
 import urllib.request
 from pathlib import Path
@@ -83,6 +84,15 @@ def test_the_promoted_release_serves_a_stream_and_a_curl(workshop):
     assert "Traceback" not in err
 
 
+def test_a_port_in_use_is_named(workshop):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        _, err = workshop.run("serve", "cpu/stable", "--http-port", port, code=4)
+    assert port in err
+
+
 def _stream(address, model):
     import asyncio
 
@@ -139,6 +149,12 @@ def test_a_recipe_that_goes_too_far_moves_no_channel(workshop):
 def test_rolling_back_returns_to_the_release_before(workshop, first):
     second = workshop.json("release", "demo/release.toml", "--set", "serve.concurrency=2")
     assert second["release"] != first["release"]
+    shown = workshop.json("show", second["release"])
+    tried = [attempt["outcome"] for attempt in shown["attempts"]]
+    assert tried == ["passed"] * len(tried)
+    assert shown["about"]["candidates tried"] == f"{len(tried)} of 1"
+    assert len(workshop.json("show", first["release"])["attempts"]) == 1
+    assert "candidate 2 against" in (Path(second["bundle"]) / "report" / "report.html").read_text()
     back = workshop.json("rollback", "cpu/stable", "--reason", "test")
     assert back["digest"] == first["release"]
     assert [entry["action"] for entry in workshop.json("history", "cpu/stable")] == [

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from builders.report import Landing, Stage, as_json, as_markdown, as_text
+from builders.report import Attempt, Landing, Stage, as_html, as_json, as_markdown, as_text
 
 NAN, INF = float("nan"), float("inf")
 PROMOTED = Landing(release="sha256:" + "ab" * 32, promoted=True, bundle="store/bundles/ab")
@@ -21,7 +21,7 @@ def test_json_has_the_promised_keys_in_their_order(report):
     assert list(data) == wanted
     assert list(data["stages"][0]) == ["name", "key", "cached", "seconds"]
     bounds = ["worse_by", "low", "high", "margin"]
-    gate = ["gate", "outcome", *bounds, "units", "unit", "detail"]
+    gate = ["gate", "outcome", *bounds, "units", "unit", "detail", "label", "band", "needed"]
     assert list(data["gates"][0]) == gate
     assert (data["outcome"], data["promoted"], data["bundle"]) == ("passed", True, PROMOTED.bundle)
 
@@ -77,9 +77,8 @@ def test_markdown_has_a_row_for_every_gate(report):
     markdown = as_markdown(replace(report, required=("prompts",)), PROMOTED)
     assert markdown.startswith("## ? INCONCLUSIVE: tiny-llama → cpu/stable\n")
     gates = rows(markdown)[:6]
-    assert (
-        gates[2] == "| ✓ passed | perplexity | +0.300\xa0% | \\[+0.100, +0.500\\] | 1\xa0% | 280 |"
-    )
+    first = "| ✓ passed, within-margin | perplexity | +0.300\xa0% | \\[+0.100, +0.500\\] | 1\xa0% "
+    assert gates[2] == f"{first}| 280 |"
     assert gates[5] == "| ? inconclusive | prompts | not measured |  |  |  |"
     assert "| torch | 2.13.0 |" in markdown
 
@@ -111,3 +110,17 @@ def test_no_name_opens_a_block(report, start):
 @pytest.mark.parametrize("form", [as_text, as_markdown])
 def test_equal_reports_give_equal_words(report, form):
     assert form(report, PROMOTED) == form(replace(report), PROMOTED)
+
+
+def test_more_candidates_than_the_policy_allows_for_are_said_everywhere(report):
+    tries = tuple(
+        Attempt(candidate=letter * 64, recipe=f"recipe {letter}", outcome=outcome, at="2026-01-01")
+        for letter, outcome in (("a", "failed"), ("b", "void"), ("c", "passed"))
+    )
+    many = replace(report, attempts=tries)
+    assert many.tried == 2
+    for text in (as_text(many), as_markdown(many), as_html(many)):
+        assert "This is candidate 2 against the same baseline" in text
+    assert "recipe a" in as_html(many)
+    enough = replace(many, candidates=2)
+    assert "This is candidate" not in as_text(enough)
