@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from builders.errors import ToolError
+from builders.errors import ToolError, UsageError
 
 
 def digest(path: Path) -> str:
@@ -64,6 +64,12 @@ def discard_on_failure(directory: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
+
+
+def refuse_occupied(directory: Path) -> None:
+    """Refuse to write into a directory of the user's that holds something."""
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory}: not an empty directory", hint="name one that is empty")
 
 
 @contextmanager

@@ -54,8 +54,10 @@ def history(shelf: Shelf, channel: str) -> list[dict[str, Any]]:
 
 def rollback(shelf: Shelf, channel: str, *, to: int | None, reason: str) -> dict[str, Any]:
     """Point a channel back to an earlier record's release, verified first."""
+    found = shelf.channel(channel)
+    found.current()  # refuses a channel that is unknown, whoever asks
     key = SigningKey.load(shelf.home.signing_key)
-    return _entry(promotion.rollback(shelf.channel(channel), to=to, key=key, reason=reason))
+    return _entry(promotion.rollback(found, to=to, key=key, reason=reason))
 
 
 def verify(shelf: Shelf, name: str) -> dict[str, Any]:

@@ -68,11 +68,7 @@ class Channel:
     @classmethod
     def named(cls, store: Store, name: str, trusted: Trusted) -> Self:
         """Name a channel, which need not have a release yet; a name that is no name is refused."""
-        if not _NAME.match(name) or _LOG in name.split("/"):
-            raise UsageError(
-                f"{name!r} is not a channel's name",
-                hint="letters, digits, '.', '_' and '-', at most one '/', as in cpu/stable",
-            )
+        refuse_name(name)
         return cls(store, name, trusted)
 
     def history(self) -> tuple[Entry, ...]:
@@ -166,6 +162,15 @@ class Channel:
         hint = nearest(self.name, names) if names else "no channel has a release yet"
         listed = f"; known: {', '.join(names)}" if "did you mean" in hint else ""
         return ReleaseError(f"there is no channel {self.name}", hint=hint + listed)
+
+
+def refuse_name(name: str) -> None:
+    """Refuse what cannot name a channel."""
+    if not _NAME.match(name) or _LOG in name.split("/"):
+        raise UsageError(
+            f"{name!r} is not a channel's name",
+            hint="letters, digits, '.', '_' and '-', at most one '/', as in cpu/stable",
+        )
 
 
 def known(store: Store) -> list[str]:

@@ -16,6 +16,15 @@ def _installed() -> str:
     return version("enginesmith")
 
 
+def refuse_name(name: str) -> None:
+    """Refuse what cannot name a model at Triton, and so a directory."""
+    if not NAME.match(name) or ".." in name:
+        raise UsageError(
+            f"serve.name {name!r} cannot name a model",
+            hint="up to 128 letters, digits, _ . and -, a letter or digit first, never ..",
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """The facts of one model repository; its field names are the template's only variables.
@@ -34,11 +43,7 @@ class Context:
     enginesmith: str = field(default_factory=_installed)
 
     def __post_init__(self) -> None:
-        if not NAME.match(self.name) or ".." in self.name:
-            raise UsageError(
-                f"serve.name {self.name!r} cannot name a model",
-                hint="up to 128 letters, digits, _ . and -, a letter or digit first, never ..",
-            )
+        refuse_name(self.name)
         if not _DIGEST.match(self.engine_digest):
             raise UsageError(f"{self.engine_digest!r} is not a SHA-256 in hex")
         for what in ("context", "concurrency", "max_tokens"):

@@ -144,8 +144,7 @@ class Store:
     def materialise(self, tree: Tree, out: Path) -> None:
         """Copy a tree into a directory of the user's, which must be empty or absent."""
         with files.disk_errors(f"write {out}"):
-            if out.exists() and (not out.is_dir() or any(out.iterdir())):
-                raise UsageError(f"{out}: not an empty directory", hint="name one that is empty")
+            files.refuse_occupied(out)
             if not self.blobs.holds(tree):
                 self.blobs.check(tree)
             out.parent.mkdir(parents=True, exist_ok=True)
