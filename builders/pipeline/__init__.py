@@ -22,10 +22,12 @@ from builders.pipeline.subjects import Subjects
 from builders.plan import Plan
 from builders.quantize.calibration import Corpus, is_needed
 from builders.quantize.shapes import shape_refusals
+from builders.release import channel as channels
 from builders.release import promotion, seal, signing
 from builders.release.channel import Channel
 from builders.release.manifest import Predicate
 from builders.release.signing import SigningKey, Trusted
+from builders.render import context as render_context
 from builders.report import Landing, Report
 from builders.spec import Spec
 from builders.store import Stage, Store
@@ -49,6 +51,8 @@ class Judged:
 def plan(request: Request) -> Plan:
     """Resolve a release file; every reason why it cannot work is in one `PlanError`."""
     spec = Spec.read(request.file, request.overrides)
+    render_context.refuse_name(spec.serve.name)
+    channels.refuse_name(spec.channel)
     resolved = Plan.resolve(spec, Checkpoint.open(_checkpoint(spec)))
     refusals = (*resolved.refusals(), *shape_refusals(resolved.checkpoint, resolved.recipe))
     if refusals:
