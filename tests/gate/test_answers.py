@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.errors import EvidenceError, UsageError
-from builders.gate import answers
-from builders.gate.answers import Prompt
+from builders.gate import answers, patterns, scorers
+from builders.gate.answers import Defaults, Prompt
 
 DEMO = Path(__file__).parents[2] / "demo" / "prompts.jsonl"
 GOOD = {"prompt": "Return the absolute", "scorer": "contains", "expect": "value"}
@@ -27,7 +27,8 @@ def read(path):
 
 
 def prompt(**keys):
-    return Prompt.parse(GOOD | keys, place="prompts.jsonl:1", id="line-1", max_tokens=16)
+    defaults = Defaults(id="line-1", max_tokens=16, own={})
+    return Prompt.parse(GOOD | keys, place="prompts.jsonl:1", defaults=defaults)
 
 
 def test_a_line_may_leave_everything_but_the_question_to_defaults(tmp_path):
@@ -44,19 +45,33 @@ def test_a_line_may_leave_everything_but_the_question_to_defaults(tmp_path):
         (GOOD | {"scorer": "contain"}, "prompts.jsonl:2: unknown scorer 'contain'"),
         (GOOD | {"max_token": 3}, "prompts.jsonl:2: unknown key max_token"),
         (GOOD | {"expect": None}, "prompts.jsonl:2: expect is missing"),
+        ({"prompt": "a", "scorer": "exact"}, "prompts.jsonl:2: an empty prompt or expectation"),
         (GOOD | {"expect": []}, "prompts.jsonl:2: an empty prompt or expectation"),
         (GOOD | {"expect": ["a", ""]}, "prompts.jsonl:2: an empty prompt or expectation"),
         (GOOD | {"prompt": ""}, "prompts.jsonl:2: an empty prompt or expectation"),
         (GOOD | {"expect": True}, "prompts.jsonl:2: expect must be a list of strings"),
         (GOOD | {"max_tokens": 0}, "prompts.jsonl:2: max_tokens must be a whole number"),
         (GOOD | {"id": "line-1"}, "prompts.jsonl:2: id 'line-1' stands in an earlier line too"),
-        (GOOD | {"scorer": "regex", "expect": "("}, "prompts.jsonl:2: expect '(' is no regular"),
+        (GOOD | {"scorer": "regex", "expect": "("}, "prompts.jsonl:2: expect: '(' is no regular"),
         (GOOD | {"scorer": "choice", "expect": "A"}, "prompts.jsonl:2: choices [] for expect"),
         (
             GOOD | {"scorer": "choice", "expect": "C", "choices": ["A", "B"]},
             "prompts.jsonl:2: choices ['A', 'B'] for expect ['C']",
         ),
         (GOOD | {"scorer": "numeric", "expect": "six"}, "prompts.jsonl:2: expect 'six' is not a"),
+        (
+            GOOD | {"scorer": "rouge-l", "expect": "..."},
+            "prompts.jsonl:2: expect '...' has no word",
+        ),
+        (
+            GOOD | {"scorer": "mine:close"},
+            "prompts.jsonl:2: the policy does not let mine:close run",
+        ),
+        (GOOD | {"scorer": "json-schema"}, "prompts.jsonl:2: expect is no JSON schema: "),
+        (
+            GOOD | {"scorer": "json-schema", "expect": {"type": 3}},
+            "2: expect is no JSON schema: 3 ",
+        ),
     ],
 )
 def test_a_faulty_line_is_named(tmp_path, line, complaint):
@@ -100,7 +115,7 @@ def test_an_ordinary_pattern_is_not_refused():
 def test_a_pattern_reads_only_the_beginning_of_an_answer():
     made = prompt(scorer="regex", expect="end")
     assert made.score("x" * 100 + "end") == 1.0
-    assert made.score("x" * answers.LONGEST_SEARCHED + "end") == 0.0
+    assert made.score("x" * patterns.LONGEST_SEARCHED + "end") == 0.0
 
 
 @pytest.mark.parametrize(
@@ -125,6 +140,8 @@ def test_a_pattern_reads_only_the_beginning_of_an_answer():
         ({"scorer": "numeric", "expect": "6"}, "2 * 3 = 6", 1.0),
         ({"scorer": "numeric", "expect": -6}, "6", 0.0),
         ({"scorer": "numeric", "expect": 6}, "six", 0.0),
+        ({"scorer": "numeric", "expect": 6, "tolerance": 0.1}, "about 6.09", 1.0),
+        ({"scorer": "numeric", "expect": 6, "tolerance": 0.1}, "about 6.2", 0.0),
     ],
 )
 def test_answers_are_scored(keys, answer, score):
@@ -140,13 +157,15 @@ def test_no_answer_upsets_a_scorer(answer):
         {"scorer": "regex", "expect": "a.c"},
         {"scorer": "choice", "expect": "a", "choices": ["a", "b"]},
         {"scorer": "numeric", "expect": 1},
+        {"scorer": "json-schema", "expect": {"type": "object"}},
     ):
         assert prompt(**keys).score(answer) in {0.0, 1.0}
+    assert 0.0 <= prompt(scorer="rouge-l", expect="a b").score(answer) <= 1.0
 
 
-def test_the_prompts_that_ship_are_valid_and_use_every_scorer():
+def test_the_prompts_that_ship_are_valid_and_use_every_scorer_of_right_and_wrong():
     prompts = read(DEMO)
     assert len(prompts) >= 60
-    assert {prompt.scorer for prompt in prompts} == set(answers.SCORERS)
+    assert {prompt.scorer for prompt in prompts} == scorers.SCORERS.keys() - {"rouge-l"}
     assert max(prompt.max_tokens for prompt in prompts) <= 16
     assert len({prompt.prompt for prompt in prompts}) == len(prompts)

@@ -1,13 +1,14 @@
 """The prompts gate: paired by prompt, fail-closed, and a failing server is no wrong answer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from builders.errors import EvidenceError, UsageError
 from builders.gate import prompts
 from builders.gate.evidence import Evidence
-from builders.gate.prompts import Settings
+from builders.gate.prompts import Interval, Settings
 from builders.parse import Table
 from builders.progress import silent
 from builders.verdict import Outcome
@@ -88,8 +89,15 @@ def test_swaps_both_ways_are_counted_apart(tmp_path):
 
 def test_answers_that_fall_silent_are_told(tmp_path):
     verdict = judged(tmp_path, right, wrong_on(4, 5, said=""))
-    assert "empty answers rose from 0 to 2" in verdict.detail
-    assert dict(verdict.numbers)["candidate empty answers"] == 2.0
+    numbers = dict(verdict.numbers)
+    assert numbers["candidate empty"] == pytest.approx(2 / 60)
+    assert numbers["empty rise, low"] < 2 / 60 < numbers["empty rise, high"]
+    assert "show empty" not in verdict.detail  # two of sixty may be chance
+    (tmp_path / "many").mkdir()
+    assert (
+        "more answers show empty"
+        in judged(tmp_path / "many", right, wrong_on(*range(9), said="")).detail
+    )
 
 
 def test_longer_and_repeating_answers_show_beside_the_verdict(tmp_path):
@@ -222,3 +230,62 @@ def test_progress_reaches_its_end(tmp_path):
     prompts.measure(opener(Scripted(right)), settings, tmp_path, listen)
     assert seen[-1] == (COUNT, COUNT, "answers")
     assert [done for done, _, _ in seen] == list(range(1, COUNT + 1))
+
+
+def test_habits_and_length_are_judged_where_the_policy_sets_a_margin(tmp_path):
+    settings = Settings(
+        file=questions(tmp_path),
+        margin=0.1,
+        confidence=0.95,
+        habits=(("length", 0.1), ("repetition", 0.2)),
+    )
+    old, _ = measured(tmp_path, "old", right, settings)
+    new, _ = measured(tmp_path, "new", lambda p, seed: right(p) + " and so on" * 9, settings)
+    verdicts = {verdict.gate: verdict.outcome for verdict in prompts.judge(old, new, settings)}
+    assert verdicts == {
+        "prompts": Outcome.PASSED,
+        "prompts.length": Outcome.FAILED,
+        "prompts.repetition": Outcome.FAILED,
+    }
+
+
+def test_graded_scores_may_be_bounded_by_the_bootstrap(tmp_path):
+    path = questions(tmp_path, scorer="rouge-l", expect="answer one two three four")
+    settings = Settings(file=path, margin=0.3, confidence=0.95, interval=Interval.BCA)
+
+    def says(words):
+        return lambda prompt, seed: " ".join(["answer", "one", "two", "three", "four"][:words])
+
+    old, _ = measured(tmp_path, "old", says(5), settings)
+    new, _ = measured(
+        tmp_path, "new", lambda p, seed: says(3 + int(p.split()[1]) % 3)(p, seed), settings
+    )
+    (verdict,) = prompts.judge(old, new, settings)
+    assert "bounded by the bootstrap (BCa)" in verdict.detail
+    assert verdict.outcome is Outcome.PASSED
+    (same,) = prompts.judge(old, old, settings)
+    assert "too few prompts differ for the bootstrap" in same.detail
+    assert same.high > 0
+
+
+def test_a_scorer_of_the_users_own_needs_the_policys_word(tmp_path):
+    (tmp_path / "mine.py").write_text("def half(prompt, answer):\n    return 0.5\n")
+    path = questions(tmp_path, scorer="mine:half")
+    settings = Settings(file=path, margin=0.1, confidence=0.95)
+    with pytest.raises(UsageError, match="the policy does not let mine:half run"):
+        prompts.check(settings)
+    allowed = replace(settings, own=("mine:half",))
+    prompts.check(allowed)
+    out, _ = measured(tmp_path, "old", right, allowed)
+    assert Evidence.read(out, gate="prompts").samples[0]["answers"][0]["score"] == 0.5
+    before = prompts.inputs(allowed)
+    (tmp_path / "mine.py").write_text("def half(prompt, answer):\n    return 0.6\n")
+    assert prompts.inputs(allowed) != before
+
+
+@pytest.mark.parametrize("key", ["length_margin", "empty_margin", "refusal_margin"])
+def test_a_margin_that_allows_everything_is_refused(tmp_path, key):
+    for margin in (0, 1):
+        table = Table({key: margin}, place="policy.toml", prefix="prompts.")
+        with pytest.raises(UsageError, match="is not between 0 and 1"):
+            prompts.parse(table, beside=tmp_path, confidence=0.95)
