@@ -1,1 +1,1 @@
-"""The embedded runtime: torch computes, from an exported checkpoint, what low precision computes."""
+"""The embedded runtime: torch computes, from an export, what low precision computes."""

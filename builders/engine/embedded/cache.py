@@ -23,13 +23,11 @@ class KvScale:
 
     def round(self, values: Tensor) -> Tensor:
         """Round to FP8 E4M3 and back to the format that came in."""
-        wide = values.float()
         if self.bias is not None:
-            wide = wide - self.bias
-        wide = blocks.round_e4m3(wide * (1.0 / self.scale)) * self.scale
-        if self.bias is not None:
-            wide = wide + self.bias
-        return wide.to(values.dtype)
+            values = values - self.bias
+        codes = blocks.round_e4m3(values.float() * (1.0 / self.scale))
+        kept = (codes * self.scale).to(values.dtype)
+        return kept if self.bias is None else kept + self.bias
 
 
 KvScales = Mapping[int, tuple[KvScale, KvScale]]

@@ -183,6 +183,10 @@ class Batcher:
                     return
                 request = self._waiting.popleft()
                 self._running.append(request)
+            if request.ticket.cancelled:
+                request.finish("cancelled")
+                self._compact()
+                continue
             self._cache.begin(len(self._running) - 1)
             tokens = torch.tensor([list(request.prompt)], device=self._device)
             places = torch.arange(tokens.shape[1], device=self._device).unsqueeze(0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from builders.checkpoint import Checkpoint
@@ -58,7 +58,7 @@ def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
     module = _empty(checkpoint, config, dtype)
     memory = Memory()
     with Tensors(checkpoint, device) as tensors:
-        kv_scales = _kv_scales(module, tensors, settings)
+        kv_scales = _kv_scales(module, tensors, settings, dtype)
         _replace_linears(module, Layers(tensors, declaration, dtype, memory))
         _fill(module, tensors, dtype)
     _restore_buffers(module, device)
@@ -143,15 +143,18 @@ def _restore_buffers(module: nn.Module, device: torch.device) -> None:
             module._init_weights(owner)  # type: ignore[operator] # noqa: SLF001 - see above
 
 
-def _kv_scales(module: nn.Module, tensors: Tensors, settings: EngineSettings) -> KvScales:
+def _kv_scales(
+    module: nn.Module, tensors: Tensors, settings: EngineSettings, dtype: torch.dtype
+) -> KvScales:
     """Find every layer's scales; a cache without any has scale 1, as ModelOpt's `fp8_cast`."""
     if settings.kv_cache is not Format.FP8:
         return {}
-    calibrated = any(name.endswith(layout.KV_PARTS) for name in tensors.checkpoint.tensors)
+    if not any(name.endswith(layout.KV_PARTS) for name in tensors.checkpoint.tensors):
+        return {index: (KvScale(scale=1.0),) * 2 for _, index in _attentions(module)}
     return {
         index: (
-            _kv_scale(tensors, name, "k", calibrated=calibrated),
-            _kv_scale(tensors, name, "v", calibrated=calibrated),
+            _kv_scale(tensors, name, "k", dtype),
+            _kv_scale(tensors, name, "v", dtype),
         )
         for name, index in _attentions(module)
     }
@@ -163,10 +166,7 @@ def _attentions(module: nn.Module) -> Iterator[tuple[str, int]]:
             yield name, int(part.layer_idx)
 
 
-def _kv_scale(tensors: Tensors, name: str, which: str, *, calibrated: bool) -> KvScale:
-    if not calibrated:
-        return KvScale(scale=1.0)
-    bias: Tensor | None = None
-    if f"{name}.{which}_proj.{which}_bias" in tensors:
-        bias = tensors[f"{name}.{which}_proj.{which}_bias"].float()
-    return KvScale(scale=float(tensors[f"{name}.{which}_proj.{which}_scale"]), bias=bias)
+def _kv_scale(tensors: Tensors, name: str, which: str, dtype: torch.dtype) -> KvScale:
+    said = f"{name}.{which}_proj.{which}"
+    bias = tensors[f"{said}_bias"].to(dtype) if f"{said}_bias" in tensors else None
+    return KvScale(scale=float(tensors[f"{said}_scale"]), bias=bias)

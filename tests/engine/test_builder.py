@@ -1,0 +1,185 @@
+"""An engine is the checkpoint's files and a description, made in milliseconds without torch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from builders.bundle import Tree
+from builders.engine import EngineSettings, build, scorer
+from builders.engine.description import Description
+from builders.errors import ToolError, UsageError
+from builders.formats import Format
+from builders.progress import silent
+
+FP8 = {"kv_cache": Format.FP8}
+
+
+def built(source, out, **settings):
+    build("embedded", source, EngineSettings(**({"context": 64} | settings)), out, silent)
+    return out
+
+
+def test_an_engine_holds_the_checkpoint_and_says_how_it_runs(checkpoint, tmp_path):
+    engine = built(checkpoint, tmp_path, concurrency=2)
+    assert Description.read(engine).settings == EngineSettings(context=64, concurrency=2)
+    names = {path.name for path in (engine / "checkpoint").iterdir()}
+    assert names == {path.name for path in checkpoint.iterdir()}
+
+
+def test_files_are_linked_not_copied(checkpoint, tmp_path):
+    engine = built(checkpoint, tmp_path)
+    weights = engine / "checkpoint" / "model.safetensors"
+    assert weights.samefile(checkpoint / "model.safetensors")
+
+
+def test_files_are_copied_where_links_are_refused(checkpoint, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    engine = built(checkpoint, tmp_path)
+    assert not (engine / "checkpoint" / "config.json").samefile(checkpoint / "config.json")
+
+
+def test_what_a_link_in_a_cache_points_to_is_placed(checkpoint, tmp_path):
+    cache = tmp_path / "snapshot"
+    cache.mkdir()
+    for path in checkpoint.iterdir():
+        (cache / path.name).symlink_to(path)
+    engine = built(cache, tmp_path / "engine")
+    assert Tree.of(engine).artifacts
+
+
+def test_equal_inputs_make_equal_trees(checkpoint, tmp_path):
+    first, second = (Tree.of(built(checkpoint, tmp_path / name)) for name in ("a", "b"))
+    assert first.digest == second.digest
+
+
+def test_pickles_notes_and_hidden_files_stay_behind(fp8, tmp_path):
+    source = fp8.write(tmp_path / "source")
+    for name in ("pytorch_model.bin", "README.md", ".gitattributes"):
+        (source / name).write_bytes(b"x")
+    engine = built(source, tmp_path / "engine", **FP8)
+    names = {path.name for path in (engine / "checkpoint").iterdir()}
+    assert "hf_quant_config.json" in names
+    assert not names & {"pytorch_model.bin", "README.md", ".gitattributes"}
+
+
+def test_building_loads_no_heavy_library(checkpoint, tmp_path):
+    code = f"""
+import sys
+from pathlib import Path
+from builders.engine import EngineSettings, build
+from builders.progress import silent
+source, out = Path({str(checkpoint)!r}), Path({str(tmp_path)!r})
+build("embedded", source, EngineSettings(context=8), out, silent)
+sys.exit(bool({{"torch", "transformers", "numpy", "safetensors"}} & sys.modules.keys()))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_unknown_runtime_gets_a_hint(checkpoint, tmp_path):
+    with pytest.raises(UsageError, match="unknown runtime") as caught:
+        build("embeded", checkpoint, EngineSettings(context=8), tmp_path, silent)
+    assert "embedded" in caught.value.hint
+
+
+def test_a_scorer_is_opened_by_what_the_engine_says_and_closed_after(checkpoint, make_engine):
+    with scorer(make_engine(checkpoint)) as opened:
+        assert opened.context == 128
+        assert opened.vocabulary == 4096
+        assert opened.prefix == 0
+        assert len(opened.score([opened.tokenize("def f(x):")])) == 1
+
+
+def test_a_context_beyond_the_models_is_refused(checkpoint, tmp_path):
+    with pytest.raises(UsageError, match="made for 128 tokens, not 129"):
+        built(checkpoint, tmp_path, context=129)
+
+
+@pytest.mark.parametrize("dtype", [Format.FP8, Format.NVFP4])
+def test_only_plain_formats_compute(checkpoint, tmp_path, dtype):
+    with pytest.raises(UsageError, match="no format to compute in"):
+        built(checkpoint, tmp_path, dtype=dtype)
+
+
+def test_a_calibrated_kv_cache_must_be_used(fp8, tmp_path):
+    with pytest.raises(ToolError, match="calibrated for a KV cache in fp8, asked for bf16"):
+        built(fp8.write(tmp_path / "source"), tmp_path / "engine")
+
+
+def test_a_kv_cache_that_nobody_computes_is_refused(checkpoint, tmp_path):
+    with pytest.raises(ToolError, match="no KV cache in nvfp4"):
+        built(checkpoint, tmp_path, kv_cache=Format.NVFP4)
+
+
+def test_a_declared_kv_cache_that_nobody_computes_is_refused(fp8, tmp_path):
+    fp8.declared["kv_cache_quant_algo"] = "NVFP4"
+    with pytest.raises(ToolError, match="no NVFP4 KV cache"):
+        built(fp8.write(tmp_path / "source"), tmp_path / "engine", **FP8)
+
+
+def test_another_tools_quantization_is_refused(checkpoint, fp8, tmp_path):
+    source = fp8.write(tmp_path / "source")
+    (source / "hf_quant_config.json").unlink()
+    with pytest.raises(ToolError, match="not by ModelOpt"):
+        built(source, tmp_path / "engine", **FP8)
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"quantization": 3}', "[]"])
+def test_a_damaged_declaration_names_its_file(fp8, tmp_path, text):
+    source = fp8.write(tmp_path / "source")
+    (source / "hf_quant_config.json").write_text(text)
+    with pytest.raises(ToolError, match=r"hf_quant_config.json"):
+        built(source, tmp_path / "engine", **FP8)
+
+
+PROJ = "model.layers.1.mlp.up_proj"
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda e: e.tensors.pop(f"{PROJ}.input_scale"), f"{PROJ}.*has no input_scale"),
+        (lambda e: e.tensors.pop(f"{PROJ}.weight_scale"), f"{PROJ}.*has no weight_scale"),
+        (lambda e: e.tensors.pop(f"{PROJ}.weight"), "has no weight beside it"),
+        (lambda e: e.declared.update(quant_algo="FP6"), "cannot read FP6"),
+        (lambda e: e.declared.update(quant_algo="NVFP4"), "has no weight_scale_2"),
+        (lambda e: e.declared.update(quant_algo="FP8_PER_CHANNEL_PER_TOKEN"),
+         "has a input_scale that nothing would read"),
+        (lambda e: e.declared["exclude_modules"].append("*up_proj"), "leaves it out"),
+        (lambda e: e.tensors.update({f"{PROJ}.weight_scale": e.tensors["model.norm.weight"]}),
+         r"weight_scale is BF16 \[128\], but FP8 has F32 \[\]"),
+    ],
+)  # fmt: skip
+def test_headers_that_contradict_the_declaration_are_refused(fp8, tmp_path, spoil, said):
+    spoil(fp8)
+    with pytest.raises(ToolError, match=said):
+        built(fp8.write(tmp_path / "source"), tmp_path / "engine", **FP8)
+
+
+def test_every_layer_may_have_its_own_algorithm(fp8, tmp_path):
+    names = [name.removesuffix(".weight") for name in fp8.tensors if name.endswith("_proj.weight")]
+    fp8.declared |= {
+        "quant_algo": "MIXED_PRECISION",
+        "quantized_layers": {name: {"quant_algo": "FP8"} for name in names},
+    }
+    del fp8.declared["exclude_modules"]
+    built(fp8.write(tmp_path / "source"), tmp_path / "engine", **FP8)
+    del fp8.declared["quantized_layers"][names[0]]
+    with pytest.raises(ToolError, match="leaves it out"):
+        built(fp8.write(tmp_path / "other"), tmp_path / "engine2", **FP8)
+
+
+def test_a_full_disk_says_what_to_do(checkpoint, tmp_path):
+    (tmp_path / "engine").write_text("a file where the directory should be")
+    with pytest.raises(ToolError, match="building"):
+        built(checkpoint, tmp_path / "engine")
+
+
+def test_the_description_names_the_algorithm(fp8, tmp_path):
+    engine = built(fp8.write(tmp_path / "source"), tmp_path / "engine", **FP8)
+    assert json.loads((engine / "engine.json").read_text())["quantization"] == "FP8"
