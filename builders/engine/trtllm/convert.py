@@ -35,7 +35,6 @@ DECODERS: Final[Mapping[str, str]] = MappingProxyType(
         "Phi3SmallForCausalLM": "phi3small",
         "PhiMoEForCausalLM": "phi3",
         "GPT2LMHeadModel": "gpt",
-        "GPTBigCodeForCausalLM": "gpt",
         "Starcoder2ForCausalLM": "gpt",
         "NemotronForCausalLM": "gpt",
         "GPTJForCausalLM": "gptj",

@@ -107,14 +107,16 @@ def _tokens(state: Flags, _: BuildSettings) -> Iterator[Change]:
     if not _on(state, "remove_input_padding"):
         yield "max_num_tokens", str(batch * longest), "padding is kept: batch × sequence length"
         return
-    tokens, block = _number(state, "max_num_tokens"), _number(state, "tokens_per_block")
-    most = batch * longest
+    tokens, most = _number(state, "max_num_tokens"), batch * longest
     if tokens > most:
         yield "max_num_tokens", str(most), "all requests together hold no more tokens"
         tokens = most
-    if tokens < block and _on(state, "context_fmha"):
-        yield "max_num_tokens", str(block), "a step holds one block of the cache at least"
-        tokens = block
+    fused = _on(state, "context_fmha")
+    least = _number(state, "tokens_per_block" if fused else "max_input_len")
+    if tokens < least:
+        what = "one block of the cache" if fused else "one whole prompt"
+        yield "max_num_tokens", str(least), f"a step holds {what} at least"
+        tokens = least
     yield from _opt_tokens(state, batch, tokens)
 
 
