@@ -48,10 +48,10 @@ def request_for(recipe="fp8", tier="h100", **changed) -> TrtllmSettings:
     return replace(base, **changed)
 
 
-def host(gpus=1, **changed) -> Machine:
-    """A machine that has TensorRT-LLM 1.2.1 and H100s."""
+def host(gpus=1, *, gpus_=(), **changed) -> Machine:
+    """A machine that has TensorRT-LLM 1.2.1 and as many H100s, or the GPUs given."""
     base = Machine(
-        gpus=(H100,) * gpus,
+        gpus=gpus_ or (H100,) * gpus,
         driver="590.44.01",
         cuda="13.1",
         tensorrt_llm="1.2.1",
