@@ -11,6 +11,7 @@ from pathlib import Path
 from builders.errors import ToolError
 
 _PR_SET_PDEATHSIG = 1
+_WIDTH = 300  # characters of a log's line in an error message
 
 
 def _die_with_parent() -> None:
@@ -84,4 +85,5 @@ def tail(log: Path, lines: int = 15) -> str:
         text = log.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "(no log)"
-    return "\n".join(text.splitlines()[-lines:])
+    kept = text.splitlines()[-lines:]
+    return "\n".join(line if len(line) <= _WIDTH else f"{line[:_WIDTH]}…" for line in kept)

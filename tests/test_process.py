@@ -75,3 +75,9 @@ def test_a_short_program_s_output_is_returned_and_its_failure_named():
         process.output(["no-such-program"])
     with pytest.raises(ToolError, match="timed out"):
         process.output(["sleep", "9"], seconds=0.05)
+
+
+def test_the_tail_of_a_log_keeps_its_lines_short(tmp_path):
+    (tmp_path / "log").write_text("first\n" + "x" * 5000 + "\n")
+    assert process.tail(tmp_path / "log", lines=1) == "x" * 300 + "…"
+    assert process.tail(tmp_path / "absent") == "(no log)"
