@@ -18,7 +18,7 @@ from builders.engine import EngineSettings
 from builders.formats import Format
 from builders.gate.policy import Policy
 from builders.pipeline.subjects import Subjects
-from builders.pipeline.versions import versions
+from builders.pipeline.versions import code, versions
 from builders.plan import Plan
 from builders.progress import Progress
 from builders.quantize.calibration import Corpus, is_needed
@@ -88,6 +88,7 @@ class Stages:
             "checkpoint": content_of(plan),
             "recipe": plain(plan.recipe),
             "calibration": corpus,
+            "code": code("quantize"),
             "versions": versions("torch", "transformers", "nvidia-modelopt"),
         }
 
@@ -112,6 +113,7 @@ class Stages:
             "checkpoint": content,
             "runtime": asdict(plan.runtime),
             "settings": plain(settings),
+            "code": code("engine"),
             "versions": versions(),
         }
 
@@ -130,10 +132,12 @@ class Stages:
             gpu=plan.tier.gpu,
             engine_digest=built.tree.digest,
         )
-        inputs = {"context": plain(context), "versions": versions()}
+        texts = render.texts(plan.runtime.name, context)
+        inputs = {"engine": built.tree.digest, "texts": fingerprint(texts), "versions": versions()}
 
         def work(out: Path) -> None:
             render.render(plan.runtime.name, context, built.path, out)
+            render.check(out, plan.runtime.name, context)
 
         return self.run(_name("render", side), inputs, work)
 
@@ -157,6 +161,7 @@ class Stages:
             "evidence": {
                 name: [stage.tree.digest for stage in pair] for name, pair in evidence.items()
             },
+            "code": code("gate"),
             "versions": versions(),
         }
 
@@ -176,6 +181,7 @@ class Stages:
         inputs = {
             "subject": [subject.tree.digest for subject in subjects],
             "gate": chosen.inputs(settings),
+            "code": code("engine", "gate", "serve"),
             "versions": versions("torch", "transformers", "lm-eval", "tritonclient"),
         }
 

@@ -17,7 +17,7 @@ from builders.render.context import Context
 from builders.render.environment import environment
 from builders.render.model import Model
 
-__all__ = ["VARIANTS", "Context", "Model", "check", "models", "render"]
+__all__ = ["VARIANTS", "Context", "Model", "check", "models", "render", "texts"]
 
 VARIANTS: Final = {"embedded": "builders.render.embedded"}
 
@@ -42,16 +42,24 @@ def models(variant: str, context: Context) -> tuple[Model, ...]:
     return cast("Variant", importlib.import_module(VARIANTS[variant])).models(context)
 
 
+def texts(variant: str, context: Context) -> dict[str, str]:
+    """Return every file that templates make, by its path in the repository; writes nothing."""
+    jinja = environment()
+    return {
+        f"{model.name}/{path}": _fill(jinja, template, context)
+        for model in models(variant, context)
+        for path, template in model.templates.items()
+    }
+
+
 def render(variant: str, context: Context, engine: Path, out: Path) -> None:
     """Write a model repository into ``out``; the engine's files are hard-linked where possible."""
     found = list(_engine_files(engine))
-    jinja = environment()
     with files.disk_errors(f"{out}: rendering the model repository"):
+        for path, text in texts(variant, context).items():
+            _write(out / path, text)
         for model in models(variant, context):
             home = out / model.name
-            home.mkdir(parents=True)
-            for path, template in model.templates.items():
-                _write(home / path, _fill(jinja, template, context))
             for file in found if model.engine else ():
                 _place(file, home / model.engine / file.relative_to(engine))
 
@@ -61,6 +69,7 @@ def check(repository: Path, variant: str, context: Context) -> None:
 
     Needs ``tritonclient``, which has the schema.
     """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # the schema comes with gRPC
     try:
         schema = importlib.import_module("builders.render.schema")
     except ImportError as error:
