@@ -5,6 +5,7 @@ that has this version of TensorRT-LLM; everything it can refuse is refused befor
 """
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -35,6 +36,8 @@ _KEPT: Final = (
     "rank*.engine",
     "rank*_managed_weights.safetensors",
 )
+_ERROR: Final = re.compile(r"\] \[E\] |^(?:\[[^\]]*\]<\w+>:)?[A-Za-z.]*(?:Error|Exception):")
+_CAUSES: Final = 5
 _PERIOD: Final = 0.2  # seconds between two looks at the log
 # What the end of a log says, and what to do about it.
 _CURES: Final = (
@@ -241,10 +244,13 @@ def _tell(log: BuildLog, text: str, progress: Progress) -> None:
 
 
 def _failure(program: str, code: int, file: Path) -> ToolError:
+    """Say the lines that say error: what mpirun says after them buries the cause."""
     text = file.read_text(encoding="utf-8", errors="replace")
-    cure = next((cure for sign, cure in _CURES if sign in text), "")
+    causes = "\n".join([line for line in text.splitlines() if _ERROR.search(line)][-_CAUSES:])
+    cure = next((cure for sign, cure in _CURES if sign in causes), "")
     hint = f"{cure}; the whole log: {file}" if cure else f"the whole log: {file}"
-    return ToolError(f"{program} exited {code}:\n{process.tail(file)}", hint=hint)
+    said = causes or process.tail(file)
+    return ToolError(f"{program} exited {code}:\n{said}", hint=hint)
 
 
 def _finish(job: _Job, request: TrtllmSettings, log: BuildLog, out: Path) -> Built:

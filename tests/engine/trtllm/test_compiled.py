@@ -81,6 +81,7 @@ def test_a_second_run_builds_only_the_rank_that_failed(tmp_path, trtllm):
     trtllm("FAKE_SLOW", "0")
     with pytest.raises(ToolError, match="exited 1") as caught:
         build(checkpoint, request, tmp_path / "engine", here=host(4))
+    assert "OutOfMemory" in str(caught.value)
     assert "smaller limits" in caught.value.hint
     (place,) = (tmp_path / "work").glob("*/engine")
     finished = {path.name: path.read_bytes() for path in place.glob("*.engine")}
@@ -183,6 +184,21 @@ def test_two_builds_of_the_same_engine_wait_for_each_other(tmp_path, trtllm):
     for thread in threads:
         thread.join(60)
     assert all((tmp_path / name / "enginesmith.json").is_file() for name in ("one", "two"))
+
+
+def test_a_failure_without_a_known_cause_shows_the_end_of_its_log(tmp_path, trtllm):
+    trtllm("FAKE_HALF_RANK", "0")
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", **FP8)
+    with pytest.raises(ToolError, match="Serializing engine to") as caught:
+        build(checkpoint, request_for(), tmp_path / "engine")
+    assert caught.value.hint.startswith("the whole log: ")
+
+
+def test_an_exception_of_the_compiler_is_the_first_thing_told(tmp_path, trtllm):
+    trtllm("FAKE_SM", "100")  # the machine looks like Hopper and is not
+    checkpoint = write_checkpoint(tmp_path / "checkpoint", quant_algo="W4A16_AWQ")
+    with pytest.raises(ToolError, match="RuntimeError: INT8/INT4 quantization is not supported"):
+        build(checkpoint, request_for("int4_awq"), tmp_path / "engine")
 
 
 def test_a_missing_program_says_where_to_run(tmp_path, monkeypatch):
