@@ -31,7 +31,6 @@ from transformers import AutoModelForCausalLM
 from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings
 from builders.engine.embedded import blocks
-from builders.engine.embedded.cache import Passing
 from builders.engine.embedded.formats import READERS
 from builders.engine.embedded.layout import LAYOUTS, Declaration
 from builders.engine.embedded.loader import load
@@ -245,7 +244,7 @@ def loss(logits):
 def computed(simulated):
     loaded = simulated.load()
     with torch.inference_mode():
-        return forward(loaded, TOKENS, Passing(loaded.kv_scales))
+        return forward(loaded, TOKENS)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

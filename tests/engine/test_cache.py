@@ -46,30 +46,19 @@ def loaded(request, checkpoint, fp8, tmp_path):
 def stepped(loaded, rows, prompt):
     """Compute logits with a cache: prompts one by one, then token by token together."""
     cache = Slots(loaded.kv_scales, slots=len(rows), context=64)
-    module, found = loaded.module, [[] for _ in rows]
+    found = [[] for _ in rows]
     with torch.inference_mode():
         for row, tokens in enumerate(rows):
             cache.begin(row)
-            out = module(
-                input_ids=tokens[None, : prompt[row]],
-                position_ids=torch.arange(prompt[row])[None],
-                past_key_values=cache,
-                use_cache=True,
-            )
-            found[row].append(out.logits[0])
+            places = torch.arange(prompt[row])[None]
+            found[row].append(loaded.logits(tokens[None, : prompt[row]], places, cache)[0])
         for step in range(len(rows[0]) - max(prompt)):
             positions = [length + step for length in prompt]
             places = cache.advance(positions, CPU)
             newest = torch.stack([rows[r][[at]] for r, at in enumerate(positions)])
-            out = module(
-                input_ids=newest,
-                attention_mask=cache.mask(),
-                position_ids=places,
-                past_key_values=cache,
-                use_cache=True,
-            )
+            out = loaded.logits(newest, places, cache)
             for row in range(len(rows)):
-                found[row].append(out.logits[row])
+                found[row].append(out[row])
     return [torch.cat(parts) for parts in found]
 
 
@@ -77,7 +66,7 @@ def stepped(loaded, rows, prompt):
 def test_cached_steps_compute_what_whole_sequences_do(loaded, prompt):
     rows = torch.randint(3, 4000, (len(prompt), 30), generator=torch.Generator().manual_seed(3))
     with torch.inference_mode():
-        whole = forward(loaded, rows, Passing(loaded.kv_scales))
+        whole = forward(loaded, rows)
     for row, found in enumerate(stepped(loaded, list(rows), prompt)):
         expected = whole[row, : len(found)]
         close = (found - expected).abs().amax(-1) < 1e-3

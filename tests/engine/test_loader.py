@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import builders
 from builders.engine import EngineSettings
-from builders.engine.embedded.cache import Passing
 from builders.engine.embedded.linear import Linear
 from builders.engine.embedded.loader import load
 from builders.engine.embedded.score import forward
@@ -27,7 +26,7 @@ FP8 = EngineSettings(context=64, kv_cache=Format.FP8)
 
 def logits(loaded):
     with torch.inference_mode():
-        return forward(loaded, TOKENS, Passing(loaded.kv_scales))
+        return forward(loaded, TOKENS)
 
 
 def copied(checkpoint, path, change=None, **config):
@@ -195,3 +194,88 @@ def test_truncated_weights_are_refused(checkpoint, tmp_path):
 
 def test_the_demo_model_loads_in_its_own_format():
     assert load(DEMO, EngineSettings(context=512), CPU).dtype == torch.bfloat16
+
+
+COMMON = {
+    "vocab_size": 4096, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
+    "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+LLAMA3 = {
+    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
+}  # fmt: skip
+
+
+def saved(path, model_type, **config):
+    """Let transformers make and save a random model of a family."""
+    torch.manual_seed(0)
+    made = AutoConfig.for_model(model_type, **(COMMON | config))
+    model = AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
+    model.save_pretrained(path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copyfile(DEMO / name, path / name)
+    with torch.inference_mode():
+        return model(TOKENS).logits
+
+
+@pytest.mark.parametrize(
+    ("family", "config"),
+    [
+        ("llama", {"rope_parameters": LLAMA3}),
+        ("qwen2", {}),  # biases in attention
+        ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),  # norms of queries and keys
+        ("phi3", {}),  # fused projections
+        ("gemma", {"head_dim": 16}),  # a buffer that scales embeddings
+        ("granite", {"embedding_multiplier": 3.0, "logits_scaling": 2.0}),
+        ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}),  # learned positions
+    ],
+)
+def test_each_family_computes_what_transformers_computes(tmp_path, family, config):
+    expected = saved(tmp_path / family, family, **config)
+    assert torch.allclose(logits(load(tmp_path / family, PLAIN, CPU)), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "said"),
+    [
+        ("gemma2", {"head_dim": 16, "sliding_window": 128}, "asks for softcap"),
+        ("stablelm", {}, "in its own old way"),
+    ],
+)
+def test_attention_that_is_not_computed_here_is_refused_on_loading(tmp_path, family, config, said):
+    saved(tmp_path / family, family, **config)
+    with pytest.raises(ToolError, match=said):
+        load(tmp_path / family, PLAIN, CPU)
+
+
+def test_layers_without_attention_are_refused(checkpoint, tmp_path):
+    mixed = {"model_type": "qwen3", "layer_types": ["linear_attention", "full_attention"]}
+    with pytest.raises(ToolError, match="has layers of linear_attention"):
+        load(copied(checkpoint, tmp_path / "mixed", **mixed), PLAIN, CPU)
+
+
+def test_fused_experts_are_refused_by_name(tmp_path):
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
+    saved(tmp_path / "moe", "qwen3_moe", head_dim=16, **experts)
+    with pytest.raises(ToolError, match=r"needs model\.layers\.0\.mlp\.experts\.gate_up_proj"):
+        load(tmp_path / "moe", PLAIN, CPU)
+
+
+def test_buffers_that_initialization_leaves_alone_are_refused(checkpoint, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaForCausalLM
+
+    monkeypatch.setattr(LlamaForCausalLM, "_init_weights", lambda self, module: None)
+    with pytest.raises(ToolError, match="nothing computes inv_freq of LlamaRotaryEmbedding"):
+        load(checkpoint, PLAIN, CPU)
+
+
+def test_a_model_that_cannot_run_is_refused_on_loading(checkpoint, monkeypatch):
+    from transformers.models.llama.modeling_llama import LlamaMLP
+
+    def broken(self, values):
+        raise AttributeError("no such thing")
+
+    monkeypatch.setattr(LlamaMLP, "forward", broken)
+    with pytest.raises(ToolError, match="cannot run LlamaForCausalLM"):
+        load(checkpoint, PLAIN, CPU)

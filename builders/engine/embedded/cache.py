@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache as TransformersCache
 
 from builders.engine.embedded import blocks
 
@@ -33,7 +33,7 @@ class KvScale:
 KvScales = Mapping[int, tuple[KvScale, KvScale]]
 
 
-class _Rounding(Cache):  # type: ignore[misc] # transformers is untyped
+class Cache(TransformersCache):  # type: ignore[misc] # transformers is untyped
     """What all caches here share: layers without scales keep keys and values as they come."""
 
     def __init__(self, scales: KvScales) -> None:
@@ -47,8 +47,12 @@ class _Rounding(Cache):  # type: ignore[misc] # transformers is untyped
         for_keys, for_values = self.scales[layer]
         return for_keys.round(keys), for_values.round(values)
 
+    def mask(self) -> Tensor | None:
+        """Say what the next pass may read; None: all that is given, up to each token itself."""
+        return None
 
-class Passing(_Rounding):
+
+class Passing(Cache):
     """Keeps nothing: whole sequences pass once, rounded as a cache would have kept them."""
 
     def update(
@@ -63,7 +67,7 @@ class Passing(_Rounding):
         return self.rounded(key_states, value_states, layer_idx)
 
 
-class Slots(_Rounding):
+class Slots(Cache):
     """A place per running request; rows 0 to n - 1 are in use, so a batch is one slice.
 
     `begin` or `advance` says before each forward pass where its keys and values go.
@@ -90,9 +94,8 @@ class Slots(_Rounding):
         return self._positions.unsqueeze(-1)
 
     def mask(self) -> Tensor | None:
-        """Say which kept positions each row may read: (rows, 1, 1, reach), None for all."""
-        assert self._positions is not None
-        if len(self._positions) == 1:
+        """Say which kept positions each row may read, as (rows, 1, 1, reach)."""
+        if self._positions is None or len(self._positions) == 1:
             return None
         reachable = torch.arange(self._reach, device=self._positions.device)
         return (reachable <= self._positions.unsqueeze(-1))[:, None, None, :]

@@ -14,7 +14,7 @@ from builders.engine.embedded.loader import Loaded
 from builders.engine.embedded.sampling import Chooser
 from builders.engine.embedded.text import GrowingText, StopStrings
 from builders.engine.embedded.types import Chunk, Sampling
-from builders.errors import BuildersError, EvidenceError, ToolError
+from builders.errors import EvidenceError, ToolError
 
 Sink = Callable[[Chunk], None]
 _STOPPED: Final = "the engine was closed"
@@ -141,7 +141,7 @@ class Batcher:
                     self._drop_cancelled()
                     self._admit()
                     self._step()
-        except (RuntimeError, ValueError, TypeError, BuildersError) as error:
+        except Exception as error:  # noqa: BLE001 - or its callers would wait for ever
             self._fail(f"the engine failed while it computed: {error}")
         self._end_all("cancelled", _STOPPED)
 
@@ -190,7 +190,7 @@ class Batcher:
             self._cache.begin(len(self._running) - 1)
             tokens = torch.tensor([list(request.prompt)], device=self._device)
             places = torch.arange(tokens.shape[1], device=self._device).unsqueeze(0)
-            self._choose(self._compute(tokens, places, None), [request])
+            self._choose(self._loaded.logits(tokens, places, self._cache, last=True), [request])
             self._compact()
 
     def _step(self) -> None:
@@ -200,21 +200,13 @@ class Batcher:
         newest = [[request.made[-1]] for request in self._running]
         places = self._cache.advance([request.position for request in self._running], self._device)
         tokens = torch.tensor(newest, device=self._device)
-        self._choose(self._compute(tokens, places, self._cache.mask()), list(self._running))
+        self._choose(
+            self._loaded.logits(tokens, places, self._cache, last=True), list(self._running)
+        )
         self._compact()
 
-    def _compute(self, tokens: Tensor, places: Tensor, mask: Tensor | None) -> Tensor:
-        logits: Tensor = self._loaded.module(
-            input_ids=tokens,
-            attention_mask=mask,
-            position_ids=places,
-            past_key_values=self._cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits
-        return logits[:, -1].float()
-
     def _choose(self, logits: Tensor, requests: Sequence[Request]) -> None:
+        logits = logits[:, -1]
         total = logits.logsumexp(-1)
         best = logits.argmax(-1).tolist()
         rows = None if all(request.chooser.greedy for request in requests) else logits.cpu()

@@ -5,19 +5,19 @@ Here the module is made empty from `config.json`; every tensor of the file is us
 parameter is filled, or a `ToolError` names the one that is not.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from builders.checkpoint import Checkpoint
 from builders.engine.description import EngineSettings
 from builders.engine.embedded import attention, layout
-from builders.engine.embedded.cache import KvScale, KvScales
+from builders.engine.embedded.cache import Cache, KvScale, KvScales, Passing
 from builders.engine.embedded.layers import Layers, tied_weights
 from builders.engine.embedded.layout import Declaration
 from builders.engine.embedded.linear import Memory
@@ -28,6 +28,7 @@ from builders.formats import Format
 DTYPES: Final = {
     Format.BF16: torch.bfloat16, Format.FP16: torch.float16, Format.FP32: torch.float32,
 }  # fmt: skip
+_ATTENTION: Final = frozenset({"full_attention", "sliding_attention"})
 _HINT: Final = "the embedded runtime runs the causal language models that transformers ships"
 
 
@@ -47,6 +48,20 @@ class Loaded:
         """How many tokens the model chooses from."""
         return int(self.config.get_text_config().vocab_size)
 
+    def logits(
+        self, tokens: Tensor, positions: Tensor, cache: Cache, *, last: bool = False
+    ) -> Tensor:
+        """Compute float32 logits of tokens that stand at these positions, of the last one only."""
+        found: Tensor = self.module(
+            input_ids=tokens,
+            attention_mask=cache.mask(),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1 if last else 0,
+        ).logits
+        return found.float()
+
 
 def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
     """Read the checkpoint in ``path`` for computing on ``device``."""
@@ -61,8 +76,8 @@ def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
         kv_scales = _kv_scales(module, tensors, settings, dtype)
         _replace_linears(module, Layers(tensors, declaration, dtype, memory))
         _fill(module, tensors, dtype)
-    _restore_buffers(module, device)
-    return Loaded(
+    _restore_buffers(module, device, checkpoint)
+    loaded = Loaded(
         module=module.eval().requires_grad_(requires_grad=False),
         config=config,
         dtype=dtype,
@@ -70,6 +85,22 @@ def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
         kv_scales=kv_scales,
         memory=memory,
     )
+    _try_out(loaded, checkpoint)
+    return loaded
+
+
+@torch.inference_mode()
+def _try_out(loaded: Loaded, checkpoint: Checkpoint) -> None:
+    """Compute two tokens, so that a model which cannot run is refused here and not in service."""
+    tokens = torch.zeros((1, 2), dtype=torch.long, device=loaded.device)
+    try:
+        loaded.logits(tokens, torch.arange(2, device=loaded.device)[None], Passing({}))
+    except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
+        raise ToolError(
+            f"{checkpoint.path}: the embedded runtime cannot run {checkpoint.architecture} "
+            f"({error})",
+            hint="serve this model with another runtime",
+        ) from error
 
 
 def _config(checkpoint: Checkpoint, settings: EngineSettings) -> Any:  # noqa: ANN401 - untyped
@@ -82,13 +113,23 @@ def _config(checkpoint: Checkpoint, settings: EngineSettings) -> Any:  # noqa: A
         raise ToolError(f"{file}: transformers cannot read it ({error})", hint=_HINT) from error
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    window = getattr(config.get_text_config(), "sliding_window", None)
+    _check_attention(file, config.get_text_config(), settings)
+    return config
+
+
+def _check_attention(file: Path, config: Any, settings: EngineSettings) -> None:  # noqa: ANN401
+    window = getattr(config, "sliding_window", None)
     if window is not None and window < settings.context:
         raise ToolError(
             f"{file}: attention slides over {window} tokens, which the embedded runtime lacks",
             hint=f"set context in [serve] to at most {window}",
         )
-    return config
+    other = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
+    if other:
+        raise ToolError(
+            f"{file}: has layers of {min(other)}, which the embedded runtime lacks",
+            hint="serve this model with another runtime",
+        )
 
 
 def _own_dtype(config: Any) -> torch.dtype:  # noqa: ANN401 - transformers is untyped
@@ -108,6 +149,12 @@ def _empty(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module
             f"{checkpoint.path}: transformers cannot make a {checkpoint.architecture} ({error})",
             hint=_HINT,
         ) from error
+    if not getattr(module, "_supports_attention_backend", False):
+        raise ToolError(
+            f"{checkpoint.path}: transformers computes the attention of "
+            f"{checkpoint.architecture} in its own old way, without the cache used here",
+            hint="serve this model with another runtime",
+        )
     return module
 
 
@@ -129,18 +176,37 @@ def _fill(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
         value = found.to(dtype, copy=True) if found.is_floating_point() else found.clone()
         if isinstance(empty, nn.Parameter):
             value = nn.Parameter(value, requires_grad=False)
+        value._is_hf_initialized = True  # type: ignore[attr-defined] # noqa: SLF001 - see below
         owner, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(owner), attribute, value)
 
 
-def _restore_buffers(module: nn.Module, device: torch.device) -> None:
-    """Compute what no file holds (rotary frequencies) the way transformers does after loading."""
+def _restore_buffers(module: nn.Module, device: torch.device, checkpoint: Checkpoint) -> None:
+    """Compute what no file holds (rotary frequencies) the way transformers does after loading.
+
+    Done twice over different contents: what comes out different was not computed at all.
+    """
     for owner in module.modules():
-        lost = [(n, b) for n, b in owner.named_buffers(recurse=False) if b.device.type == "meta"]
-        for attribute, buffer in lost:
-            setattr(owner, attribute, torch.empty_like(buffer, device=device))
-        if lost:
-            module._init_weights(owner)  # type: ignore[operator] # noqa: SLF001 - see above
+        lost = [n for n, b in owner.named_buffers(recurse=False) if b.device.type == "meta"]
+        first, second = (_initialized(module, owner, lost, fill, device) for fill in (0, 1))
+        for name in lost:
+            if not torch.equal(first[name], second[name]):
+                raise ToolError(
+                    f"{checkpoint.path}: nothing computes {name} of {type(owner).__name__}",
+                    hint="the embedded runtime does not know this architecture",
+                )
+
+
+def _initialized(
+    module: nn.Module, owner: nn.Module, names: Sequence[str], fill: int, device: torch.device
+) -> dict[str, Tensor]:
+    """Parameters are marked as loaded, so that initializing an owner leaves them alone."""
+    for name in names:
+        empty = owner.get_buffer(name)
+        setattr(owner, name, torch.full(empty.shape, fill, dtype=empty.dtype, device=device))
+    if names:
+        module._init_weights(owner)  # type: ignore[operator] # noqa: SLF001 - transformers' own
+    return {name: owner.get_buffer(name).clone() for name in names}
 
 
 def _kv_scales(

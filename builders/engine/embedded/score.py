@@ -64,7 +64,7 @@ def _batch(loaded: Loaded, rows: Sequence[Sequence[int]]) -> list[TokenScores]:
     padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows]).to(loaded.device)
     if width == 1:
         return [_scores(padded[0, :0].float(), padded[0, :0].bool()) for _ in rows]
-    logits = forward(loaded, padded[:, :-1], Passing(loaded.kv_scales))
+    logits = forward(loaded, padded[:, :-1])
     targets = padded[:, 1:]
     chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
     logprobs, greedy = chosen - logits.logsumexp(-1), logits.argmax(-1) == targets
@@ -72,13 +72,10 @@ def _batch(loaded: Loaded, rows: Sequence[Sequence[int]]) -> list[TokenScores]:
     return [_scores(logprobs[i, :end], greedy[i, :end]) for i, end in enumerate(ends)]
 
 
-def forward(loaded: Loaded, tokens: Tensor, cache: Passing) -> Tensor:
+def forward(loaded: Loaded, tokens: Tensor) -> Tensor:
     """Compute the float32 logits of whole sequences."""
     positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    logits: Tensor = loaded.module(
-        input_ids=tokens, position_ids=positions, past_key_values=cache, use_cache=True
-    ).logits
-    return logits.float()
+    return loaded.logits(tokens, positions, Passing(loaded.kv_scales))
 
 
 def _scores(logprobs: Tensor, greedy: Tensor) -> TokenScores:
