@@ -4,6 +4,7 @@ Knows nothing of how a repository came to be, nor of what is asked of it.
 """
 
 import importlib
+import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from types import ModuleType
@@ -66,6 +67,9 @@ def smoke_test(server: TritonServer, prompt: str = "Hello", tokens: int = 4) -> 
 
 
 def _load(name: str) -> ModuleType:
+    # Read when gRPC is loaded. Its fork handlers crash a child of `process.start` between fork and
+    # exec, 25 of 146 times while a channel was open (grpcio 1.85); we never fork without exec.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         return importlib.import_module(f"builders.serve.{name}")
     except ImportError as error:

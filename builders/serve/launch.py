@@ -90,8 +90,8 @@ class _Launch:
 
     @property
     def regions(self) -> str:
-        """The prefix of its shared memory, which no other server has."""
-        return f"enginesmith_{self.secret[:12]}_"
+        """The prefix of its shared memory, which no other server has; names whose it is."""
+        return f"enginesmith_{os.getpid()}_{self.secret[:8]}_"
 
     def argv(self, ports: Ports) -> tuple[str, ...]:
         """Return the command line; without an address Triton listens on every interface."""

@@ -48,6 +48,7 @@ def _bound(port: int) -> Iterator[int]:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((HOST, port))
+            listener.listen(1)
         except OSError as error:
             raise ToolError(
                 f"port {port} on {HOST} cannot be used: {error.strerror}",

@@ -1,9 +1,14 @@
 """One running server that the tests of this room share, with a model that starts in a moment."""
 
+import os
+
 import pytest
 
 from builders import serve
 from fakes import triton_repositories
+
+# As `serve` does before it loads gRPC, which test modules import themselves.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
 
 
 @pytest.fixture(scope="session")
