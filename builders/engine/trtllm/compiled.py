@@ -80,7 +80,7 @@ def compile_engines(
     with files.disk_errors(f"building {out}"):
         out.mkdir(parents=True, exist_ok=True)
         place = (request.work or out / ".work") / fingerprint(inputs)[:16]
-        with files.locked(place / "lock"):
+        with files.locked(place.with_suffix(".lock")):  # outlives the directory it guards
             job = _Job(settings=settings, checkpoint=checkpoint, place=place, here=here)
             log = job.run(progress)
             return _finish(job, request, log, out)
