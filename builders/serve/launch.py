@@ -24,8 +24,10 @@ _TRIES: Final = 3
 _POLL_S: Final = 0.05
 _EXIT_S: Final = 10  # how long the server waits for requests in flight when it is told to end
 _ADMIN: Final = "shared-memory,model-repository,trace,logging"
-# What a healthy start on a machine without a GPU writes as errors.
-_NOISE: Final = re.compile(r"CUDA driver version|CudaDriverHelper|pinned_memory|cuda memory")
+# What a healthy start on a machine without a GPU complains of.
+_NOISE: Final = re.compile(r"CUDA driver version|CudaDriverHelper|CUDA memory pool")
+_EMPTY: Final = re.compile(r"^([|+].*|[IWEF]\d{4} [^\]]*\] *)?$")  # tables, and their headings
+_TRACE: Final = re.compile(r"(\\n)*At:\\n.*")  # a traceback in one line; the whole log has it
 _BUSY: Final = re.compile(r"already in use", re.IGNORECASE)
 
 
@@ -81,6 +83,7 @@ class _Launch:
     """What one server is started with, but for its ports."""
 
     runtime: TritonRuntime
+    source: Path
     repository: Path
     backends: Path
     models: tuple[str, ...]
@@ -137,6 +140,7 @@ def tritonserver(
     with tempfile.TemporaryDirectory(prefix="enginesmith-triton-") as home:
         launch = _Launch(
             runtime=runtime,
+            source=repository,
             models=shadow(repository, Path(home, "repository")),
             repository=Path(home, "repository"),
             backends=runtime.lay_out(Path(home, "backends")),
@@ -212,26 +216,28 @@ def _speaker(url: str, models: tuple[str, ...]) -> str:
 
 def _end(child: subprocess.Popen[bytes], launch: _Launch) -> None:
     """Ask the server itself to end, so that its models can finish; then make sure of all of it."""
-    if child.poll() is None:
-        child.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(_EXIT_S + 5)
-    process.stop(child, grace=0)
-    for region in SHARED_MEMORY.glob(f"{launch.regions}*"):
-        region.unlink(missing_ok=True)
+    try:
+        if child.poll() is None:
+            child.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_EXIT_S + 5)
+    finally:  # a second Ctrl-C ends the waiting, not the server's end
+        process.stop(child, grace=0)
+        for region in SHARED_MEMORY.glob(f"{launch.regions}*"):
+            region.unlink(missing_ok=True)
 
 
 def _failed(what: str, launch: _Launch) -> ToolError:
-    return ToolError(f"{what}:\n{last_words(launch.log)}", hint=f"the whole log: {launch.log}")
+    said = last_words(launch.log).replace(str(launch.repository), str(launch.source))
+    return ToolError(f"{what}:\n{said}", hint=f"the whole log: {launch.log}")
 
 
 def last_words(log: Path, lines: int = 15) -> str:
     """Return the errors and the last lines of a Triton log, without its tables."""
-    said = [line for line in process.tail(log, 1000).splitlines() if line.strip(" \0")]
-    plain = [line for line in said if not line.startswith(("|", "+"))]
-    last = plain[-lines:]
-    errors = [line for line in plain[:-lines] if line.startswith("E") and not _NOISE.search(line)]
-    return "\n".join(errors[:3] + last)
+    said = (_TRACE.sub("", line.strip("\0")) for line in process.tail(log, 1000).splitlines())
+    plain = [line for line in said if not _EMPTY.match(line) and not _NOISE.search(line)]
+    errors = [line for line in plain[:-lines] if line.startswith("E")]
+    return "\n".join(errors[:3] + plain[-lines:])
 
 
 def _children(pid: int) -> frozenset[int]:

@@ -187,7 +187,7 @@ def test_an_engine_that_is_damaged_is_named_in_the_error(repository, tmp_path):
     for name in ("config.pbtxt", "1/model.py"):
         (damaged / name).write_bytes((repository / "tiny" / name).read_bytes())
     with (
-        pytest.raises(ToolError, match=r"engine\.json: no such file"),
+        pytest.raises(ToolError, match=rf"{damaged}/1/engine/engine\.json: no such file"),
         serve.tritonserver(damaged.parent, log=tmp_path / "log"),
     ):
         pass

@@ -5,7 +5,9 @@ the type of an input but neither that a required one is there nor any value, and
 JSON keys as request parameters, so all of that is checked here.
 """
 
+import contextlib
 import json
+import locale
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +15,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
+
+with contextlib.suppress(locale.Error):
+    # Triton's interpreter keeps the C locale whatever LANG says, and files would be read as ASCII.
+    locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
 
 from builders.engine.embedded.model import Embedded
 from builders.engine.embedded.types import Chunk, Sampling
