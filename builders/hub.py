@@ -1,10 +1,13 @@
-"""Fetch a pinned revision of a model from the Hugging Face hub; pickles are never asked for."""
+"""Fetch pinned revisions from the Hugging Face hub: a model, or a file of a data set.
+
+Pickles are never asked for.
+"""
 
 from pathlib import Path
 from typing import Final
 
 import httpx
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from builders.errors import ToolError
 
@@ -20,4 +23,16 @@ def fetch(hub_id: str, revision: str) -> Path:
         raise ToolError(
             f"{hub_id}@{revision[:8]} could not be fetched: {reason}",
             hint="check the name, HF_TOKEN and the network, or give model.path",
+        ) from error
+
+
+def fetch_file(hub_id: str, revision: str, file: str) -> Path:
+    """Return one file of a data set at a 40-hex revision; it is downloaded if it is not here."""
+    try:
+        return Path(hf_hub_download(hub_id, file, revision=revision, repo_type="dataset"))
+    except (httpx.HTTPError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ToolError(
+            f"{hub_id}@{revision[:8]}/{file} could not be fetched: {reason}",
+            hint="check the name, HF_TOKEN and the network, or name a local file",
         ) from error

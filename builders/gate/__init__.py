@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import builders.gate.latency
     import builders.gate.perplexity
     import builders.gate.prompts
+    from builders.gate.evidence import Evidence
 
 GATES: Final[Mapping[str, str]] = {
     "perplexity": "builders.gate.perplexity",
@@ -75,6 +76,27 @@ class Scorer(Protocol):
         self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
     ) -> Sequence[TokenScores]:
         """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
+
+
+class Choices(Protocol):
+    """What a model would have chosen at each place of one row, from the second to the last."""
+
+    @property
+    def tokens(self) -> Column:
+        """The likeliest tokens of each place, the first choice first."""
+
+    @property
+    def logprobs(self) -> Column:
+        """The log-probability of each of them, in nats."""
+
+
+class Distributing(Protocol):
+    """A scorer that also tells what else it would have said; not every runtime does."""
+
+    def distributions(
+        self, rows: Sequence[Sequence[int]], top: int, *, progress: Progress = silent
+    ) -> Sequence[Choices]:
+        """Return the ``top`` likeliest tokens at each place of each row."""
 
 
 class Chunk(Protocol):
@@ -138,6 +160,30 @@ class Gate(Protocol[Settings, Subject_contra]):
         """Judge from two folders of evidence alone; measured as a pair, both are the same one."""
 
 
+class Controlled(Protocol[Settings]):
+    """What a gate defines beside, whose instrument is tried on a few units before it judges."""
+
+    def few(self, settings: Settings) -> Settings:
+        """Return the settings under which a control is measured: fewer units, the same ones."""
+
+    def sound(self, before: "Evidence", after: "Evidence") -> None:
+        """Raise an `EvidenceError` where the instrument was blind or the baseline knows nothing."""
+
+    def compare(
+        self,
+        before: "Evidence",
+        after: "Evidence",
+        settings: Settings,
+        *,
+        again: "Evidence | None" = None,
+        more: float = 1.0,
+    ) -> tuple[Verdict, ...]:
+        """Judge two measurements, as if there had been ``more`` times as many units of the kind.
+
+        ``again`` is the baseline measured twice, for what is shown beside the verdict.
+        """
+
+
 def load(name: str) -> Gate[Any, Any]:
     """Load a gate by name."""
     if name not in GATES:
@@ -150,6 +196,9 @@ if TYPE_CHECKING:
     _perplexity: Gate[builders.gate.perplexity.Settings, Scorer] = builders.gate.perplexity
     _accuracy: Gate[builders.gate.accuracy.Settings, Scorer] = builders.gate.accuracy
     _prompts: Gate[builders.gate.prompts.Settings, OpenEndpoint] = builders.gate.prompts
+    _controlled: tuple[
+        Controlled[builders.gate.perplexity.Settings], Controlled[builders.gate.accuracy.Settings]
+    ] = (builders.gate.perplexity, builders.gate.accuracy)
     _latency: Gate[builders.gate.latency.Settings, builders.gate.latency.Pair] = (
         builders.gate.latency
     )

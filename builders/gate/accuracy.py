@@ -6,7 +6,7 @@ what counts is on which items they differ.
 
 import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -18,6 +18,7 @@ from builders.gate.evidence import Evidence, Sample
 from builders.gate.intervals import (
     Bounds,
     binomial_tail,
+    needed,
     normal_quantile,
     settle,
     tango_bounds,
@@ -36,6 +37,9 @@ FORM: Final = 1  # raised when the same settings would measure something else
 HARNESS: Final = "builders.gate.harness"
 SAME: Final = ("doc_hash", "prompt_hash", "target_hash", "choices")
 
+Pairs = Sequence[tuple[Sample, Sample]]
+Numbers = tuple[tuple[str, float], ...]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
@@ -44,7 +48,8 @@ class Settings:
     ``path`` is the task's own YAML file; without one, lm-eval knows the task by its name. ``shots``
     below 0 leaves the number of examples to the task; ``limit`` takes so many items of each task
     from the front (0: all). ``cluster`` names a field of the items (or "task"): those with the same
-    value stand or fall together.
+    value stand or fall together. ``controls`` items try the instrument; more than ``flips`` changed
+    answers raise an alarm. ``few`` is set for a control only: it asks so many items, evenly spread.
     """
 
     task: str
@@ -54,8 +59,11 @@ class Settings:
     limit: int
     seed: int
     cluster: str
+    controls: int
+    flips: float
     margin: float
     confidence: float
+    few: int = 0
 
 
 class Harness(Protocol):
@@ -77,6 +85,8 @@ def parse(table: Table, *, beside: Path, confidence: float) -> Settings:
             limit=table.whole("limit", 0),
             seed=table.whole("seed", 1234),
             cluster=table.text("cluster", ""),
+            controls=table.whole("controls", 200, least=10),
+            flips=table.number("flips", 0.10),
             margin=table.number("margin", 0.01),
             confidence=confidence,
         )
@@ -85,7 +95,7 @@ def parse(table: Table, *, beside: Path, confidence: float) -> Settings:
 def inputs(settings: Settings) -> dict[str, object]:
     """Return all that changes the measurement."""
     used = tasks.files(settings.path) if settings.path else ()
-    return {
+    found: dict[str, object] = {
         "form": FORM,
         "task": settings.path.name if settings.path else settings.task,
         "files": [[path.name, files.digest(path)] for path in used],
@@ -96,6 +106,7 @@ def inputs(settings: Settings) -> dict[str, object]:
         "seed": settings.seed,
         "cluster": settings.cluster,
     }
+    return found | ({"few": settings.few} if settings.few else {})
 
 
 def check(settings: Settings) -> None:
@@ -116,32 +127,56 @@ def measure(subject: Scorer, settings: Settings, out: Path, progress: Progress) 
     )
 
 
+def few(settings: Settings) -> Settings:
+    """Return the settings under which a control is measured."""
+    return replace(settings, few=settings.controls)
+
+
 def judge(baseline: Path, candidate: Path, settings: Settings) -> tuple[Verdict, ...]:
     """Compare the same items under both models; the item is the unit of chance."""
     before, after = (Evidence.read(folder, gate=NAME) for folder in (baseline, candidate))
+    sound(before, after)
+    return compare(before, after, settings)
+
+
+def sound(before: Evidence, after: Evidence) -> None:
+    """Refuse an instrument that was blind, and a baseline that knows nothing."""
     _see(before, "baseline")
     _see(after, "candidate")
     _learned(before)
+
+
+def compare(
+    before: Evidence,
+    after: Evidence,
+    settings: Settings,
+    *,
+    again: Evidence | None = None,
+    more: float = 1.0,
+) -> tuple[Verdict, ...]:
+    """Judge two measurements, as if there had been ``more`` times as many items of the kind."""
     pairs = evidence.pair(before, after, same=SAME)
     bounds = tango_bounds(
         [ours["right"] - theirs["right"] for ours, theirs in pairs],
         confidence=settings.confidence,
         clusters=[ours["cluster"] for ours, _ in pairs] if settings.cluster else None,
+        more=more,
     )
-    return (_verdict(bounds, pairs, settings),)
+    floor = evidence.pair(before.only(again), again, same=SAME) if again else []
+    return (_verdict(bounds, pairs, floor, settings),)
 
 
-def _verdict(bounds: Bounds, pairs: Sequence[tuple[Sample, Sample]], settings: Settings) -> Verdict:
+def _verdict(bounds: Bounds, pairs: Pairs, floor: Pairs, settings: Settings) -> Verdict:
     lost = sum(ours["right"] > theirs["right"] for ours, theirs in pairs)
     won = sum(ours["right"] < theirs["right"] for ours, theirs in pairs)
     before, after = (sum(pair[side]["right"] for pair in pairs) for side in (0, 1))
-    changed = sum(ours["choice"] != theirs["choice"] for ours, theirs in pairs)
     count, quantile = len(pairs), normal_quantile(settings.confidence)
-    advice = settle(
-        bounds,
-        settings.margin,
-        lambda more: tango_limits(lost * more, won * more, count * more, quantile)[1],
-    )
+
+    def high(more: float) -> float:
+        return tango_limits(lost * more, won * more, count * more, quantile)[1]
+
+    advice = settle(bounds, settings.margin, high)
+    numbers, alarm = _flips(pairs, floor, settings)
     return Verdict(
         gate=NAME,
         worse_by=bounds.value,
@@ -150,17 +185,37 @@ def _verdict(bounds: Bounds, pairs: Sequence[tuple[Sample, Sample]], settings: S
         margin=settings.margin,
         units=count,
         unit="share of right answers lost",
-        detail=f"{before} → {after} right of {count}: {lost} lost, {won} won{advice}",
+        detail=f"{before} → {after} right of {count}: {lost} lost, {won} won{advice}{alarm}",
+        needed=needed(bounds, settings.margin, high),
         numbers=(
             ("baseline accuracy", before / count),
             ("candidate accuracy", after / count),
             ("right to wrong", float(lost)),
             ("wrong to right", float(won)),
-            ("share of answers that changed", changed / count),
+            *numbers,
             ("standard error", bounds.error),
             ("McNemar's p (reported, not judged by)", _mcnemar(lost, won)),
         ),
     )
+
+
+def _flips(pairs: Pairs, floor: Pairs, settings: Settings) -> tuple[Numbers, str]:
+    """Return the shares of answers that changed, and an alarm where there are too many.
+
+    Flips are no evidence of harm, and few of them none of its absence.
+    """
+    found = _changed(pairs)
+    numbers: Numbers = (("share of answers that changed", found),)
+    most = settings.flips
+    if floor:
+        numbers += (("answers of the baseline that changed when asked twice", _changed(floor)),)
+        most = max(most, 3 * _changed(floor))
+    alarm = f"; alarm: {found:.1%} of the answers changed, {most:.1%} are usual"
+    return numbers, alarm if found > most else ""
+
+
+def _changed(pairs: Pairs) -> float:
+    return sum(bool(ours["choice"] != theirs["choice"]) for ours, theirs in pairs) / len(pairs)
 
 
 def _mcnemar(lost: int, won: int) -> float:

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final, Self
@@ -37,6 +37,16 @@ class Evidence:
     host: Mapping[str, Any]
     versions: Mapping[str, str]
     samples: tuple[Sample, ...]
+
+    @property
+    def foreign(self) -> str:
+        """Which other tool measured this; empty for our own evidence."""
+        return str(self.subject.get("source", ""))
+
+    def only(self, other: "Evidence") -> "Evidence":
+        """Keep the units that the other measurement has too, in this one's order."""
+        units = {sample["unit"] for sample in other.samples}
+        return replace(self, samples=tuple(s for s in self.samples if s["unit"] in units))
 
     @classmethod
     def read(cls, folder: Path, *, gate: str) -> Self:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from contextlib import redirect_stderr as to_stderr
 from contextlib import redirect_stdout as to_stdout
+from itertools import compress
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from builders.errors import BuildersError, EvidenceError, UsageError
-from builders.gate import Scorer, TokenScores
+from builders.gate import Scorer, TokenScores, corpus
 from builders.gate.accuracy import Settings
 from builders.gate.evidence import Sample
 from builders.progress import Progress
@@ -36,10 +37,12 @@ SHOWN: Final = 240  # characters of a prompt kept for people to read
 class ScorerLM(TemplateLM):  # type: ignore[misc]
     """A scorer in the shape that lm-eval asks for."""
 
-    def __init__(self, scorer: Scorer, progress: Progress) -> None:
+    def __init__(self, scorer: Scorer, progress: Progress, *, few: int = 0) -> None:
         super().__init__()
         self._scorer = scorer
         self._progress = progress
+        self._few = few
+        self.asked: set[tuple[str, int]] = set()
         self._stderr = sys.stderr
         self._lead = scorer.tokenize("")  # what the tokenizer puts before any text
 
@@ -58,13 +61,21 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
         return tokens[len(lead) :] if doubled or add_special_tokens is False else tokens
 
     def loglikelihood(self, requests: list[Instance], **_: object) -> list[tuple[float, bool]]:
-        """Score each continuation after its context; refuse an item that does not fit."""
+        """Score each continuation after its context; refuse an item that does not fit.
+
+        Of few items the others are passed over, not left out: examples are drawn item by item, and
+        would else be other ones.
+        """
+        items = list(dict.fromkeys((request.task_name, request.doc_id) for request in requests))
+        self.asked |= {items[place] for place in corpus.spread(len(items), self._few)}
+        asked = [(r.task_name, r.doc_id) in self.asked for r in requests]
         cut = []
-        for request in requests:
+        for request in compress(requests, asked):
             given, wanted = self._cut(*request.args)
             self._fits(request, given, wanted)
             cut.append((request.args, given, wanted))
-        return self._loglikelihood_tokens(cut)
+        found = iter(self._loglikelihood_tokens(cut))
+        return [next(found) if own else (0.0, False) for own in asked]
 
     def loglikelihood_rolling(self, requests: list[Instance], **_: object) -> list[float]:
         """Score whole texts, in windows of the model's context."""
@@ -126,7 +137,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
 def ask(scorer: Scorer, settings: Settings, progress: Progress) -> list[Sample]:
     """Return one sample for each item, in the order of the task."""
     with tempfile.TemporaryDirectory(prefix="enginesmith-") as cache:
-        model = ScorerLM(scorer, progress)
+        model = ScorerLM(scorer, progress, few=settings.few)
         with _quiet():
             own = _own(settings, cache) if settings.path else nullcontext()
             loaded = _load(settings, own)
@@ -135,6 +146,7 @@ def ask(scorer: Scorer, settings: Settings, progress: Progress) -> list[Sample]:
             _sample(name, answer, loaded["tasks"][name], settings)
             for name, found in answers.items()
             for answer in _first_filter(found)
+            if not settings.few or (name, answer["doc_id"]) in model.asked
         ]
 
 

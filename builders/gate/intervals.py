@@ -164,12 +164,14 @@ def tango_bounds(
     *,
     confidence: float,
     clusters: Sequence[Hashable] | None = None,
+    more: float = 1.0,
 ) -> Bounds:
     """Bound the mean of paired differences of -1, 0 and 1 by inverting Tango's score test.
 
     Tango (1998), Statistics in Medicine 17:891. It keeps its error at few units, where Wald's
     interval and the bootstrap do not. With ``clusters`` the counts shrink by the design effect (Rao
     and Scott 1992), where that is above one, and the quantile is Student's over the clusters.
+    ``more`` tells what the bounds would be with so many times as many pairs of the kind.
     """
     count = len(differences)
     if not count:
@@ -181,6 +183,7 @@ def tango_bounds(
         grouped = cluster_error(differences, clusters)
         if grouped > error > 0:
             shrink, error = (error / grouped) ** 2, grouped
+    shrink *= more
     worse, better = differences.count(1) * shrink, differences.count(-1) * shrink
     low, high = tango_limits(worse, better, count * shrink, quantile)
     return Bounds(value=sum(differences) / count, low=low, high=high, error=error, units=count)

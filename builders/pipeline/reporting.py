@@ -109,7 +109,7 @@ def _latency(stages: Stages) -> Latency | None:
     settings = dict(stages.gates).get("latency")
     if settings is None:
         return None
-    folder = stages.evidence("latency", settings)[0].path
+    folder = stages.evidence("latency", settings)["baseline"].path
     seen = latency.seen(folder)
     baseline, candidate = (
         Samples(ttft_ms=side.ttft_ms, itl_ms=side.itl_ms, tokens_per_second=side.tokens_per_second)

@@ -10,12 +10,13 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum, StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from builders import engine, gate, quantize, render
 from builders.bundle import fingerprint
 from builders.engine import EngineSettings
 from builders.formats import Format
+from builders.gate import Scorer, controls
 from builders.gate.policy import Policy
 from builders.pipeline.subjects import Subjects
 from builders.pipeline.versions import code, versions
@@ -26,6 +27,7 @@ from builders.store import Stage, Store
 from builders.verdict import Verdict
 
 VERDICTS: Final = "verdicts.json"
+_MEASURING: Final = ("torch", "transformers", "lm-eval", "tritonclient")
 
 
 class Side(StrEnum):
@@ -141,35 +143,33 @@ class Stages:
 
         return self.run(_name("render", side), inputs, work)
 
-    def evidence(self, name: str, settings: object) -> tuple[Stage, Stage]:
-        """The raw samples of one gate, of the baseline and of the candidate."""
+    def evidence(self, name: str, settings: object) -> dict[str, Stage]:
+        """The raw samples of one gate by what was measured: both sides, and the controls."""
         if gate.load(name).NEEDS == "endpoint-pair":
             both = self._measure(name, name, settings, tuple(Side))
-            return both, both
-        baseline, candidate = (
-            self._measure(f"{name}/{side}", name, settings, (side,)) for side in Side
-        )
-        return baseline, candidate
+            return {side.value: both for side in Side}
+        baseline = self._measure(f"{name}/{Side.BASELINE}", name, settings, (Side.BASELINE,))
+        tried = {which: self._control(name, which, settings) for which in controls.wanted(name)}
+        candidate = self._measure(f"{name}/{Side.CANDIDATE}", name, settings, (Side.CANDIDATE,))
+        return {"baseline": baseline, "candidate": candidate, **tried}
 
     def verdicts(self) -> Stage:
         """What every gate of the policy says of the evidence; changed margins judge it anew."""
-        for side in (Side.CANDIDATE, Side.BASELINE):
-            self.repository(side)  # what cannot be made needs no measuring
         evidence = {name: self.evidence(name, settings) for name, settings in self.gates}
         inputs = {
             "policy": {name: plain(settings) for name, settings in self.gates},
             "evidence": {
-                name: [stage.tree.digest for stage in pair] for name, pair in evidence.items()
+                name: {which: stage.tree.digest for which, stage in found.items()}
+                for name, found in evidence.items()
             },
-            "code": code("gate"),
             "versions": versions(),
         }
 
         def work(out: Path) -> None:
             found: list[Verdict] = []
             for name, settings in self.gates:
-                baseline, candidate = evidence[name]
-                found += gate.load(name).judge(baseline.path, candidate.path, settings)
+                folders = {which: stage.path for which, stage in evidence[name].items()}
+                found += controls.judge(name, folders, settings)
             (out / VERDICTS).write_text(json.dumps([plain(v) for v in found], indent=1) + "\n")
 
         return self.run("judge", inputs, work)
@@ -181,8 +181,7 @@ class Stages:
         inputs = {
             "subject": [subject.tree.digest for subject in subjects],
             "gate": chosen.inputs(settings),
-            "code": code("engine", "gate", "serve"),
-            "versions": versions("torch", "transformers", "lm-eval", "tritonclient"),
+            "versions": versions(*_MEASURING),
         }
 
         def work(out: Path) -> None:
@@ -190,6 +189,21 @@ class Stages:
             chosen.measure(subject, settings, out, self.watcher.progress)
 
         return self.run(stage, inputs, work)
+
+    def _control(self, name: str, which: str, settings: object) -> Stage:
+        """The baseline once more, in another order or damaged on purpose."""
+        subject = self.engine(Side.BASELINE)
+        inputs = {
+            "subject": [subject.tree.digest],
+            "gate": controls.inputs(name, which, settings),
+            "versions": versions(*_MEASURING),
+        }
+
+        def work(out: Path) -> None:
+            scorer = cast("Scorer", self.subjects.open("scorer", [subject.path]))
+            controls.measure(name, which, scorer, settings, out, self.watcher.progress)
+
+        return self.run(f"{name}/{which}", inputs, work)
 
     def run(self, name: str, inputs: Mapping[str, object], work: Callable[[Path], None]) -> Stage:
         """Run one stage, or find it in the store, and tell the watcher."""

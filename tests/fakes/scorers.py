@@ -9,6 +9,7 @@ import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ from builders.progress import Progress, silent
 class Scores:
     logprobs: np.ndarray
     greedy: np.ndarray
+
+
+@dataclass(frozen=True)
+class Likely:
+    tokens: np.ndarray
+    logprobs: np.ndarray
 
 
 class Arithmetic:
@@ -37,15 +44,28 @@ class Arithmetic:
     def tokenize(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def score(
-        self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
-    ) -> list[Scores]:
+    def score(self, rows: Sequence[Sequence[int]], *, progress: Progress = silent) -> list[Scores]:
         found = []
         for done, row in enumerate(rows):
             assert len(row) <= self.context
-            values = [self._opinion(a, b) for a, b in zip(row, row[1:], strict=False)]
+            values = [self._opinion(a, b) for a, b in pairwise(row)]
             found.append(Scores(np.array(values, np.float32), np.array(values) > -1.0))
             progress("scoring", done + 1, len(rows), unit="rows")
+        return found
+
+    def distributions(
+        self, rows: Sequence[Sequence[int]], top: int, *, progress: Progress = silent
+    ) -> list["Likely"]:
+        """The opinions of all bytes, made to sum to one; noise reaches them, harm does not."""
+        found = []
+        for row in rows:
+            places = []
+            for before in row[:-1]:
+                raw = np.array([self._opinion(before, token) for token in range(self.vocabulary)])
+                logprobs = raw - np.log(np.exp(raw).sum())
+                best = np.argsort(-logprobs, kind="stable")[:top]
+                places.append((best.tolist(), logprobs[best].tolist()))
+            found.append(Likely(*(np.array(part) for part in zip(*places, strict=True))))
         return found
 
     def _opinion(self, before: int, token: int) -> float:
@@ -62,15 +82,13 @@ class Broken:
         self.context, self.vocabulary, self.prefix = scorer.context, 256, 0
         self.tokenize = scorer.tokenize
 
-    def score(
-        self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
-    ) -> list[Scores]:
+    def score(self, rows: Sequence[Sequence[int]], *, progress: Progress = silent) -> list[Scores]:
         found = self._scorer.score(rows, progress=progress)
         return [Scores(np.full_like(one.logprobs, self._value), one.greedy) for one in found]
 
 
 class Transformers:
-    """The plain model of a checkpoint in float32, as transformers runs it, row by row in batches."""
+    """The plain model of a checkpoint in float32, as transformers runs it, in batches of 8 rows."""
 
     def __init__(self, checkpoint: Path, *, lead: bool = False) -> None:
         import torch
@@ -86,9 +104,7 @@ class Transformers:
     def tokenize(self, text: str) -> list[int]:
         return [*self._lead, *self.tokenizer.encode(text)]
 
-    def score(
-        self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
-    ) -> list[Scores]:
+    def score(self, rows: Sequence[Sequence[int]], *, progress: Progress = silent) -> list[Scores]:
         import torch
 
         found: dict[int, Scores] = {}

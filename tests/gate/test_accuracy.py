@@ -166,3 +166,30 @@ def test_without_lm_eval_the_error_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(ToolError, match=r"needs builders\.gate\.no_such_harness") as error:
         accuracy.measure(None, settings(tmp_path, task="mmlu"), tmp_path, None)
     assert "enginesmith[eval]" in error.value.hint
+
+
+def test_more_items_of_the_kind_narrow_the_bounds_and_leave_the_estimate(tmp_path):
+    folders = kept(tmp_path / "a", answers(60)), kept(tmp_path / "b", answers(60, range(2)))
+    before, after = (evidence.Evidence.read(folder, gate="accuracy") for folder in folders)
+    (once,) = accuracy.compare(before, after, settings(tmp_path))
+    (often,) = accuracy.compare(before, after, settings(tmp_path), more=10)
+    assert once.worse_by == often.worse_by
+    assert once.low < often.low < often.high < once.high
+
+
+def test_an_alarm_counts_changed_answers_against_those_of_the_baseline_itself(tmp_path):
+    ours, theirs = answers(100, range(50)), answers(100, range(8, 58))
+    folders = kept(tmp_path / "a", ours), kept(tmp_path / "b", theirs)
+    before, after = (evidence.Evidence.read(folder, gate="accuracy") for folder in folders)
+    alarmed, calm = (
+        accuracy.compare(
+            before,
+            after,
+            settings(tmp_path, flips=0.05),
+            again=replace(after, samples=tuple(again)),
+        )[0]
+        for again in (ours[:20], [*answers(2, [0, 1])[:1], *ours[1:19], *answers(20)[19:]])
+    )
+    assert "alarm: 16.0% of the answers changed, 5.0% are usual" in alarmed.detail
+    assert dict(calm.numbers)["answers of the baseline that changed when asked twice"] == 0.05
+    assert "alarm: 16.0% of the answers changed, 15.0% are usual" in calm.detail

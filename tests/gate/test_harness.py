@@ -6,6 +6,7 @@ with a name, or does not happen.
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,18 @@ def test_a_limit_and_shots_are_obeyed(task):
     assert shown["prompt"].endswith(plain["prompt"])
     assert ask(task, shots=2)[0] == shown
     assert ask(task, shots=2, seed=7)[0]["prompt_hash"] != shown["prompt_hash"]
+
+
+def test_few_items_are_evenly_spread_and_asked_as_among_all(task):
+    put(task, items(20))
+    text = (task / "tasks/mine.yaml").read_text()
+    shots = "fewshot_split: test\nfewshot_config:\n  sampler: default\n"  # drawn item by item
+    (task / "tasks/mine.yaml").write_text(text + shots)
+    every = {one["unit"]: one for one in ask(task, shots=2)}
+    chosen = replace(settings(task, shots=2), few=4)
+    few = harness.ask(Arithmetic(), chosen, silent)
+    assert [one["unit"] for one in few] == [f"mine/{number}" for number in (0, 5, 10, 15)]
+    assert all(one == every[one["unit"]] for one in few)
 
 
 def test_clusters_come_from_a_field_of_the_items_or_the_task(task):

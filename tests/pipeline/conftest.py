@@ -22,7 +22,7 @@ margin = 0.5
 [accuracy]
 task = "tasks/continuation.yaml"
 limit = 60
-margin = 0.5
+margin = 0.2
 [prompts]
 file = "prompts.jsonl"
 margin = 0.5
