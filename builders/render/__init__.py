@@ -56,12 +56,13 @@ def render(variant: str, context: Context, engine: Path, out: Path) -> None:
     """Write a model repository into ``out``; the engine's files are hard-linked where possible."""
     found = list(_engine_files(engine))
     with files.disk_errors(f"{out}: rendering the model repository"):
-        for path, text in texts(variant, context).items():
-            _write(out / path, text)
         for model in models(variant, context):
             home = out / model.name
+            home.mkdir(parents=True)  # never into one that is there: its files may be hard links
             for file in found if model.engine else ():
                 _place(file, home / model.engine / file.relative_to(engine))
+        for path, text in texts(variant, context).items():
+            _write(out / path, text)
 
 
 def check(repository: Path, variant: str, context: Context) -> None:

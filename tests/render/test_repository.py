@@ -32,6 +32,13 @@ def test_every_file_is_in_its_place(tmp_path, engine):
     ]
 
 
+def test_the_texts_are_known_before_anything_is_written(tmp_path, engine):
+    texts = render.texts("embedded", context())
+    render.render("embedded", context(), engine, tmp_path / "out")
+    assert set(texts) == {"demo/config.pbtxt", "demo/1/model.py"}
+    assert {path: (tmp_path / "out" / path).read_text() for path in texts} == texts
+
+
 def test_the_engine_arrives_byte_for_byte_without_a_second_copy_on_disk(tmp_path, engine):
     render.render("embedded", context(), engine, tmp_path / "out")
     placed = tmp_path / "out" / "demo" / "1" / "engine"
@@ -108,5 +115,9 @@ def test_an_unknown_variant_is_refused_with_the_nearest(tmp_path, engine):
 
 def test_an_output_that_is_there_already_is_not_mixed_into(tmp_path, engine):
     render.render("embedded", context(), engine, tmp_path / "out")
-    with pytest.raises(ToolError, match="demo"):
-        render.render("embedded", context(), engine, tmp_path / "out")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("other")
+    with pytest.raises(ToolError, match=r"File exists.*demo"):
+        render.render("embedded", context(), other, tmp_path / "out")
+    assert (engine / "config.json").read_text() == "{}"
