@@ -5,7 +5,7 @@ import ctypes
 import os
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from builders.errors import ToolError
@@ -49,6 +49,49 @@ def run(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None)
         raise
     if code:
         raise ToolError(f"{argv[0]} exited {code}:\n{tail(log)}", hint=f"the whole log: {log}")
+
+
+def converse(
+    argv: Sequence[str], *, say: str = "", log: Path, env: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Say one thing to a program and yield the lines it answers with; its stderr goes to ``log``.
+
+    A code other than 0 at its end is a `ToolError` with the last lines of the log. Who stops
+    listening ends the program: close the iterator.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as errors:
+        try:
+            child = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=None if env is None else dict(env),
+                start_new_session=True,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - only calls prctl, before any thread
+            )
+        except OSError as error:
+            raise ToolError(f"{argv[0]}: {error.strerror}", hint="enginesmith doctor") from error
+    try:
+        yield from _answers(child, say)
+        code = child.wait()
+    finally:
+        stop(child)
+        child.stdout.close()  # type: ignore[union-attr] # a pipe, as asked
+    if code:
+        raise ToolError(f"{argv[0]} exited {code}:\n{tail(log)}", hint=f"the whole log: {log}")
+
+
+def _answers(child: subprocess.Popen[bytes], say: str) -> Iterator[str]:
+    assert child.stdin
+    assert child.stdout
+    with contextlib.suppress(BrokenPipeError):  # it ended without listening; its code says why
+        child.stdin.write(say.encode())
+    with contextlib.suppress(BrokenPipeError):
+        child.stdin.close()
+    for line in child.stdout:
+        yield line.decode(errors="replace").rstrip("\r\n")
 
 
 def output(argv: Sequence[str], *, seconds: float = 30.0) -> str:

@@ -81,3 +81,36 @@ def test_the_tail_of_a_log_keeps_its_lines_short(tmp_path):
     (tmp_path / "log").write_text("first\n" + "x" * 5000 + "\n")
     assert process.tail(tmp_path / "log", lines=1) == "x" * 300 + "…"
     assert process.tail(tmp_path / "absent") == "(no log)"
+
+
+ECHO = "import sys; sys.stderr.write('heard\\n'); print(sys.stdin.read().upper()); print('done')"
+
+
+def test_a_conversation_says_one_thing_and_hears_line_by_line(tmp_path):
+    log = tmp_path / "deep" / "log"
+    heard = process.converse([sys.executable, "-c", ECHO], say="täg", log=log)
+    assert list(heard) == ["TÄG", "done"]
+    assert log.read_text() == "heard\n"
+
+
+def test_a_conversation_that_ends_badly_carries_the_log(tmp_path):
+    code = "import sys; print('first'); sys.exit('the reason')"
+    heard = process.converse([sys.executable, "-c", code], log=tmp_path / "log")
+    assert next(heard) == "first"
+    with pytest.raises(ToolError, match=r"exited 1:\n.*the reason"):
+        next(heard)
+
+
+def test_a_program_that_never_listens_is_no_broken_pipe(tmp_path):
+    heard = process.converse([sys.executable, "-c", ""], say="x" * 1_000_000, log=tmp_path / "log")
+    assert list(heard) == []
+    with pytest.raises(ToolError, match="no-such-program"):
+        next(process.converse(["no-such-program"], log=tmp_path / "log"))
+
+
+def test_who_stops_listening_ends_the_program(tmp_path):
+    code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+    heard = process.converse([sys.executable, "-c", code], log=tmp_path / "log")
+    child = int(next(heard))
+    heard.close()
+    wait_for(lambda: not alive(child))
