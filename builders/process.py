@@ -1,22 +1,40 @@
 """The only place that starts other programs; a child never outlives its parent."""
 
 import contextlib
-import ctypes
 import os
+import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from builders.errors import ToolError
 
-_PR_SET_PDEATHSIG = 1
 _WIDTH = 300  # characters of a log's line in an error message
+# Run before the program itself, in the child: asks the kernel to end it when its parent is killed
+# (prctl(2), PR_SET_PDEATHSIG; Linux only). Not a preexec_fn: gRPC's fork handlers crash in those.
+_BIND = """
+import ctypes, os, sys
+ctypes.CDLL(None).prctl(1, 15)
+parent, locale, program, *argv = sys.argv[1:]
+if os.getppid() != int(parent):
+    sys.exit(143)  # killed before the kernel was asked
+if locale == "-":
+    os.environ.pop("LC_CTYPE", None)
+os.execv(program, argv)
+"""
 
 
-def _die_with_parent() -> None:
-    """Ask the kernel to end this child when its parent is killed (prctl(2), Linux only)."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+def _bound(argv: Sequence[str], env: Mapping[str, str] | None) -> list[str]:
+    """Return a command that runs ``argv`` and dies with its parent; `ToolError` if it is absent."""
+    seen = os.environ if env is None else env
+    program = shutil.which(argv[0], path=seen.get("PATH", os.defpath))
+    if program is None:
+        raise ToolError(f"{argv[0]}: no such program", hint="enginesmith doctor")
+    locale = "LC_CTYPE" if "LC_CTYPE" in seen else "-"  # Python adds it where there is none
+    bind = [sys.executable, "-I", "-S", "-c", _BIND, str(os.getpid()), locale, program]
+    return [*bind, *argv]
 
 
 def start(
@@ -26,22 +44,18 @@ def start(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as output:
         return subprocess.Popen(
-            list(argv),
+            _bound(argv, env),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=None if env is None else dict(env),
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - only calls prctl, before any thread
         )
 
 
 def run(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None) -> None:
     """Run a program to its end; failure is a `ToolError` with the last lines of its log."""
-    try:
-        child = start(argv, log=log, env=env)
-    except OSError as error:
-        raise ToolError(f"{argv[0]}: {error.strerror}", hint="enginesmith doctor") from error
+    child = start(argv, log=log, env=env)
     try:
         code = child.wait()
     except BaseException:
@@ -63,13 +77,12 @@ def converse(
     with log.open("ab") as errors:
         try:
             child = subprocess.Popen(
-                list(argv),
+                _bound(argv, env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=None if env is None else dict(env),
                 start_new_session=True,
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - only calls prctl, before any thread
             )
         except OSError as error:
             raise ToolError(f"{argv[0]}: {error.strerror}", hint="enginesmith doctor") from error
