@@ -48,9 +48,9 @@ def _decode(
 ) -> Tensor:
     """Take the query heads that share a key head for its query positions: nothing is copied."""
     rows, heads, _, width = query.shape
-    grouped = query.view(rows, key.shape[1], -1, width)
+    grouped = query.reshape(rows, key.shape[1], -1, width)
     out = scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
-    return out.view(rows, heads, 1, -1)
+    return out.reshape(rows, heads, 1, -1)
 
 
 def register() -> None:

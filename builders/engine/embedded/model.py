@@ -53,6 +53,9 @@ class Embedded:
         if threads is not None:
             torch.set_num_threads(threads)
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if chosen.type == "cuda":
+            # cuDNN plans anew for every length, 50 ms a step in a growing sequence (H200)
+            torch.backends.cuda.enable_cudnn_sdp(enabled=False)
         description = Description.read(engine)
         checkpoint = engine / CHECKPOINT
         tokenizer = Tokenizer(checkpoint)
