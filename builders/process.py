@@ -6,7 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from builders.errors import ToolError
@@ -67,7 +67,7 @@ def run(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None)
 
 def converse(
     argv: Sequence[str], *, say: str = "", log: Path, env: Mapping[str, str] | None = None
-) -> Iterator[str]:
+) -> Generator[str]:
     """Say one thing to a program and yield the lines it answers with; its stderr goes to ``log``.
 
     A code other than 0 at its end is a `ToolError` with the last lines of the log. Who stops
