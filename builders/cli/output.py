@@ -11,6 +11,7 @@ from builders import report
 from builders.cli import options
 from builders.cli.watch import terminal
 from builders.errors import PlanError
+from builders.gate.power import Suite
 from builders.pipeline import Judged
 from builders.pipeline.request import Request
 from builders.pipeline.stages import Watcher
@@ -101,6 +102,23 @@ def plan(resolved: Plan) -> str:
             "plan": f"sha256:{resolved.digest}",
         }
     )
+
+
+def power(suite: Suite) -> str:
+    """Describe what a policy can certify, a line a gate."""
+    rows = [
+        {
+            "gate": gate.gate,
+            "margin": f"{gate.margin:.3g}",
+            "units": f"{gate.units:,} {gate.unit}" if gate.units is not None else "not known yet",
+            "passes if harmless": "—" if gate.power is None else f"{gate.power:.1%}",
+            "enough for 90%": "—" if gate.enough is None else f"{gate.enough:,}",
+            "assumed": gate.assumed,
+        }
+        for gate in suite.gates
+    ]
+    together = "—" if suite.joint is None else f"{suite.joint:.1%}"
+    return f"{table(rows, list(rows[0]))}\nall gates together, were they independent: {together}"
 
 
 def refusals(error: PlanError) -> list[dict[str, str]]:

@@ -16,15 +16,21 @@ from builders.errors import PlanError
 def command(file: Path, overrides: tuple[str, ...], as_json: bool) -> None:
     """Resolve RELEASE.toml and say whether it can work, in well under a second.
 
-    Exits 3 with every reason and its remedy when it cannot.
+    Exits 3 with every reason and its remedy when it cannot; a gate that could only end
+    inconclusive is one.
     """
+    request = options.request(file, overrides, None)
     try:
-        resolved = pipeline.plan(options.request(file, overrides, None))
+        resolved, power = pipeline.plan(request), pipeline.power(request)
+        if power and (refusals := power.refusals()):
+            raise PlanError(refusals)
     except PlanError as error:
         if as_json:
             output.emit(output.as_json({"refusals": output.refusals(error)}))
         raise
     if as_json:
-        output.emit(output.as_json({"plan": f"sha256:{resolved.digest}", **resolved.as_json()}))
+        planned = {"plan": f"sha256:{resolved.digest}", **resolved.as_json()}
+        output.emit(output.as_json(planned | {"power": power.as_json() if power else None}))
     else:
-        output.emit(output.plan(resolved))
+        below = f"\n\n{output.power(power)}" if power else ""
+        output.emit(f"{output.plan(resolved)}{below}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from builders.errors import UsageError
-from builders.gate import GATES, load
+from builders.gate import GATES, load, margins
 from builders.parse import Table, read_toml
 
 EXAMPLE: Final = '[perplexity]\ncorpus = ["corpus.jsonl"]'
@@ -50,6 +50,18 @@ MARGINS: Final[Mapping[Profile, Mapping[str, Mapping[str, float]]]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """What to take for granted when the power is planned; None leaves it to the profile.
+
+    Decides no verdict: only what is said, before any work, of what the gates can certify.
+    """
+
+    flips: float | None
+    windows: float | None
+    pairs: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """The gates that a release must pass, each with its own settings, at one confidence.
 
@@ -62,6 +74,7 @@ class Policy:
     profile: Profile
     candidates: int
     confidence: float
+    assumed: Assumptions
     gates: tuple[tuple[str, Any], ...]
 
     @classmethod
@@ -91,6 +104,7 @@ class Policy:
                 profile=profile,
                 candidates=candidates,
                 confidence=confidence,
+                assumed=_assumptions(table.table("power")),
                 gates=gates,
             )
         if not gates:
@@ -117,17 +131,26 @@ def shared(confidence: float, candidates: int) -> float:
     return 1 - (1 - confidence) / candidates if candidates > 1 else confidence
 
 
+def _assumptions(table: Table) -> Assumptions:
+    with table:
+        return Assumptions(
+            flips=margins.optional(table, "flips"),
+            windows=margins.optional(table, "windows"),
+            pairs=margins.optional(table, "pairs"),
+        )
+
+
 def _filled(data: Mapping[str, object], profile: Profile) -> dict[str, object]:
     """Return the gates' tables with the profile's margins where they name none of their own.
 
     A gate of several measures judges those that are named: one margin of its own names them all.
     """
     found: dict[str, object] = {}
-    for name, margins in MARGINS[profile].items():
+    for name, usual in MARGINS[profile].items():
         own = data.get(name)
         if isinstance(own, Mapping):
-            chosen = len(margins) > 1 and any(key.endswith("margin") for key in own)
-            found[name] = dict(own) if chosen else {**margins, **own}
+            chosen = len(usual) > 1 and any(key.endswith("margin") for key in own)
+            found[name] = dict(own) if chosen else {**usual, **own}
     return found
 
 

@@ -13,9 +13,10 @@ from builders import engine, files, serve
 from builders.bundle import Tree
 from builders.checkpoint import Checkpoint
 from builders.errors import PlanError, Refusal
-from builders.gate import load
+from builders.gate import load, planning
 from builders.gate.policy import Policy
-from builders.pipeline import reporting
+from builders.gate.power import Suite
+from builders.pipeline import attempts, reporting
 from builders.pipeline.request import Request
 from builders.pipeline.stages import Side, Stages, Watcher, outlook
 from builders.pipeline.subjects import Subjects
@@ -75,22 +76,36 @@ def stages(
     if is_needed(resolved.recipe):
         Corpus.read(resolved.calibration)
     policy = Policy.read(resolved.policy) if judging else None
+    store = Store.at(request.store or spec.store or request.home.store)
     if policy:
         policy.check()
+        if refusals := planning.suite(policy, attempts.seen(store, resolved, policy)).refusals():
+            raise PlanError(refusals)
     if policy and not dry and any(load(name).NEEDS != "scorer" for name, _ in policy.gates):
         serve.preflight()
-    store = request.store or spec.store or request.home.store
     if not dry:
         request.home.prepare()
     with Subjects(name=resolved.serve.name, logs=request.home.runs) as subjects:
         yield Stages(
             plan=resolved,
             policy=policy,
-            store=Store.at(store),
+            store=store,
             watcher=watcher,
             subjects=subjects,
             dry=dry,
         )
+
+
+def power(request: Request) -> Suite | None:
+    """Say what the policy can certify, measuring nothing; None where there is no policy yet."""
+    spec = Spec.read(request.file, request.overrides)
+    resolved = plan(request)
+    if not resolved.policy.exists():
+        return None
+    policy = Policy.read(resolved.policy)
+    policy.check()
+    store = Store.at(request.store or spec.store or request.home.store)
+    return planning.suite(policy, attempts.seen(store, resolved, policy))
 
 
 def dry_run(request: Request, watcher: Watcher) -> tuple[Plan, dict[str, str]]:

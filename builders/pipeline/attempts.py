@@ -5,78 +5,97 @@ each attempt is written down where the next run finds it, whatever came of it.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final
 
 from builders import files
 from builders.bundle import fingerprint
 from builders.errors import ReleaseError
+from builders.gate import planning
+from builders.gate.policy import Policy
 from builders.pipeline.stages import Side, Stages, content_of, plain, read_verdicts
+from builders.plan import Plan
 from builders.report import Attempt
-from builders.verdict import worst
+from builders.store import Store
+from builders.verdict import Verdict, worst
 
 VOID: Final = "void"
 FILE: Final = "attempts.json"
 
 
-def record(stages: Stages, outcome: str) -> None:
-    """Write down what came of this candidate; the first complete judgement of each counts."""
-    family, candidate = _family(stages), stages.engine(Side.CANDIDATE).tree.digest
+def record(stages: Stages, verdicts: Sequence[Verdict] | None) -> None:
+    """Write down what came of this candidate, None where it could not be measured.
+
+    The first complete judgement of each counts.
+    """
+    path, candidate = _log(stages), stages.engine(Side.CANDIDATE).tree.digest
+    outcome = worst(v.outcome for v in verdicts).value if verdicts is not None else VOID
     entry = {
         "candidate": candidate,
         "recipe": str(stages.plan.recipe),
         "outcome": outcome,
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seen": planning.shown(verdicts or ()),
     }
     with (
         files.disk_errors(f"write the attempts in {stages.store.root}"),
-        files.locked(stages.store.root / "locks" / f"attempts-{family}"),
+        files.locked(stages.store.root / "locks" / path.name),
     ):
-        known = _read(stages, family)
+        known = _read(path)
         done = any(old["candidate"] == candidate and old["outcome"] != VOID for old in known)
         if not done and (candidate, outcome) not in {(o["candidate"], o["outcome"]) for o in known}:
-            path = stages.store.root / "attempts" / f"{family}.json"
             files.write_atomic(path, json.dumps([*known, entry], indent=1) + "\n")
 
 
 def tried(stages: Stages) -> tuple[Attempt, ...]:
     """Return the attempts up to this candidate's own judgement, in their order."""
-    verdicts = read_verdicts(stages.verdicts())
-    record(stages, worst(verdict.outcome for verdict in verdicts).value)
+    record(stages, read_verdicts(stages.verdicts()))
     candidate = stages.engine(Side.CANDIDATE).tree.digest
-    found = []
-    for entry in _read(stages, _family(stages)):
-        found.append(Attempt(**entry))
+    found: list[Attempt] = []
+    for entry in _read(_log(stages)):
+        found.append(Attempt(**{field.name: entry[field.name] for field in fields(Attempt)}))
         if entry["candidate"] == candidate and entry["outcome"] != VOID:
             break
     return tuple(found)
 
 
-def _family(stages: Stages) -> str:
-    """Name what all attempts share: channel, unquantized model, and the policy to the letter."""
-    policy = stages.policy
-    if policy is None:
+def seen(store: Store, plan: Plan, policy: Policy) -> planning.Seen:
+    """Return what the latest candidate showed against the same baseline, by gate."""
+    entries = _read(_path(store, plan, policy))
+    return next((entry["seen"] for entry in reversed(entries) if entry.get("seen")), {})
+
+
+def _log(stages: Stages) -> Path:
+    if stages.policy is None:
         raise ValueError("an attempt needs a policy")
-    return fingerprint(
-        {
-            "channel": stages.plan.channel,
-            "baseline": content_of(stages.plan),
-            "runtime": stages.plan.runtime.name,
-            "confidence": policy.each,
-            "gates": {name: plain(settings) for name, settings in policy.gates},
-        }
-    )
+    return _path(stages.store, stages.plan, stages.policy)
 
 
-def _read(stages: Stages, family: str) -> list[dict[str, Any]]:
-    path = stages.store.root / "attempts" / f"{family}.json"
+def _path(store: Store, plan: Plan, policy: Policy) -> Path:
+    """Name what all attempts share: channel, unquantized model, and the policy to the letter."""
+    family = {
+        "channel": plan.channel,
+        "baseline": content_of(plan),
+        "runtime": plan.runtime.name,
+        "confidence": policy.each,
+        "gates": {name: plain(settings) for name, settings in policy.gates},
+    }
+    return store.root / "attempts" / f"{fingerprint(family)}.json"
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
         found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        return [{field.name: entry[field.name] for field in fields(Attempt)} for entry in found]
-    except (ValueError, TypeError, KeyError) as error:
+        names = {field.name for field in fields(Attempt)}
+        if any(names - entry.keys() for entry in found):
+            raise KeyError("incomplete")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ReleaseError(
             f"{path}: cannot be read: {error}", hint="restore it from a copy of the store"
         ) from error
+    return found

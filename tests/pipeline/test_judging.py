@@ -30,3 +30,27 @@ def test_every_candidate_leaves_a_trace_that_the_next_one_shows(scored):
     again = scored.json("release", "demo/release.toml")
     assert again["release"] == first["release"]
     assert len(scored.json("show", first["release"])["attempts"]) == 1
+
+
+def test_a_gate_that_can_only_end_inconclusive_is_refused_before_any_work(scored, tmp_path):
+    policy = tmp_path / "ten.toml"
+    task = scored.folder / "demo" / "tasks" / "continuation.yaml"
+    policy.write_text(f'[accuracy]\ntask = "{task}"\nlimit = 10\n')
+    for command in ("plan", "gate", "release"):
+        _, err = scored.run(command, "demo/release.toml", "--set", f"gates.policy={policy}", code=3)
+        assert "accuracy can only end inconclusive: with 10 items" in err
+        assert "give it 4," in err
+        assert "…" not in err  # no stage began
+    out, _ = scored.run(
+        "gate", "demo/release.toml", "--power", "--set", f"gates.policy={policy}", code=3
+    )
+    assert "10 items" in out
+
+
+def test_the_plan_says_what_the_gates_can_certify_and_learns_from_what_was_tried(scored):
+    planned = scored.json("plan", "demo/release.toml")
+    gates = {gate["gate"]: gate for gate in planned["power"]["gates"]}
+    assert (gates["perplexity"]["units"], gates["accuracy"]["units"]) == (12, 60)
+    assert 0.9 < planned["power"]["joint"] <= 1
+    assert scored.json("gate", "demo/release.toml", "--power") == planned["power"]
+    assert "0.013" not in gates["perplexity"]["assumed"]  # seen, no longer assumed
