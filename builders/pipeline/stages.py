@@ -90,7 +90,7 @@ class Stages:
             "checkpoint": content_of(plan),
             "recipe": plain(plan.recipe),
             "calibration": corpus,
-            "code": code("quantize"),
+            "code": code("quantize", "autopsy", "numerics"),
             "versions": versions("torch", "transformers", "nvidia-modelopt"),
         }
 
@@ -115,7 +115,7 @@ class Stages:
             "checkpoint": content,
             "runtime": asdict(plan.runtime),
             "settings": plain(settings),
-            "code": code("engine"),
+            "code": code("engine", "numerics"),
             "versions": versions(),
         }
 

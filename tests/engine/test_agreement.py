@@ -30,7 +30,6 @@ from transformers import AutoModelForCausalLM
 
 from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings
-from builders.engine.embedded import blocks
 from builders.engine.embedded.formats import READERS
 from builders.engine.embedded.layout import LAYOUTS, Declaration
 from builders.engine.embedded.loader import load
@@ -38,6 +37,7 @@ from builders.engine.embedded.score import forward
 from builders.engine.embedded.tensors import Tensors
 from builders.engine.embedded.text import Tokenizer
 from builders.formats import Format
+from builders.numerics import blocks
 from fakes.checkpoints import DEMO
 
 pytestmark = pytest.mark.slow

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from builders.engine.embedded.blocks import round_e4m3
 from builders.engine.embedded.linear import Linear, Matrix, Memory, Rounder
+from builders.numerics.blocks import round_e4m3
 
 
 def random(*shape, seed=0):

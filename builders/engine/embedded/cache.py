@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache as TransformersCache
 
-from builders.engine.embedded import blocks
+from builders.numerics import blocks
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -13,7 +13,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from builders.engine.embedded import blocks
+from builders.numerics import blocks
 
 Parts = Mapping[str, Tensor]
 Rounded = tuple[Tensor, Tensor | None]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from builders.engine.embedded import blocks
+from builders.numerics import blocks
 
 
 def all_bfloat16():
