@@ -1,4 +1,4 @@
-"""The only file tricks of the house: hashing, atomic writes, locks."""
+"""The only file tricks of the house: hashing, atomic writes, links and copies, locks."""
 
 import fcntl
 import hashlib
@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builders.errors import ToolError, UsageError
@@ -44,6 +44,27 @@ def write_atomic(path: Path, data: bytes | str, *, mode: int = 0o644) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_directory(path.parent)
+
+
+def place(file: Path, target: Path, *, owned: bool) -> None:
+    """Put a file at a new place too: as a link if it is the store's own, else as a copy.
+
+    A link shares mode and bytes with the file: one that a user may edit is never linked. A copy
+    shares its blocks with the file where the file system can do that.
+    """
+    real = file.resolve()
+    if owned:
+        try:
+            os.link(real, target)
+        except OSError:  # another file system, or one that has no hard links
+            pass
+        else:
+            return
+    with real.open("rb") as source, target.open("xb") as copy:
+        with suppress(OSError):  # not between these file systems, or not by this kernel
+            while os.copy_file_range(source.fileno(), copy.fileno(), 1 << 30):
+                pass
+        shutil.copyfileobj(source, copy, 1 << 20)  # the rest, which may be all
 
 
 @contextmanager

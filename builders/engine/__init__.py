@@ -21,9 +21,18 @@ class EngineBuilder(Protocol):
     """A runtime's way to make an engine from a checkpoint."""
 
     def build(
-        self, checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress
+        self,
+        checkpoint: Path,
+        settings: EngineSettings,
+        out: Path,
+        progress: Progress,
+        *,
+        owned: bool = False,
     ) -> None:
-        """Fill the empty directory ``out`` with all that the runtime loads."""
+        """Fill the empty directory ``out`` with all that the runtime loads.
+
+        Files of a checkpoint that the store ``owned`` before may be hard-linked; a user's may not.
+        """
 
 
 class Column(Protocol):
@@ -87,11 +96,20 @@ if TYPE_CHECKING:
 
 
 def build(
-    runtime: str, checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress
+    runtime: str,
+    checkpoint: Path,
+    settings: EngineSettings,
+    out: Path,
+    progress: Progress,
+    *,
+    owned: bool = False,
 ) -> None:
-    """Fill the directory ``out`` with the engine that ``runtime`` loads from a checkpoint."""
+    """Fill the directory ``out`` with the engine that ``runtime`` loads from a checkpoint.
+
+    The files of one that the store has ``owned`` before are linked, any others are copied.
+    """
     backend = cast("EngineBuilder", _load(runtime, BACKENDS))
-    backend.build(checkpoint, settings, out, progress)
+    backend.build(checkpoint, settings, out, progress, owned=owned)
 
 
 @contextmanager

@@ -120,7 +120,8 @@ class Stages:
         }
 
         def work(out: Path) -> None:
-            engine.build(plan.runtime.name, source, settings, out, self.watcher.progress)
+            progress, owned = self.watcher.progress, side is Side.CANDIDATE
+            engine.build(plan.runtime.name, source, settings, out, progress, owned=owned)
 
         return self.run(_name("build", side), inputs, work)
 

@@ -1,7 +1,7 @@
 """An engine is the checkpoint's files and a description, made in milliseconds without torch."""
 
 import json
-import os
+import shutil
 import subprocess
 import sys
 
@@ -17,8 +17,9 @@ from builders.progress import silent
 FP8 = {"kv_cache": Format.FP8}
 
 
-def built(source, out, **settings):
-    build("embedded", source, EngineSettings(**({"context": 64} | settings)), out, silent)
+def built(source, out, *, owned=False, **settings):
+    chosen = EngineSettings(**({"context": 64} | settings))
+    build("embedded", source, chosen, out, silent, owned=owned)
     return out
 
 
@@ -29,19 +30,21 @@ def test_an_engine_holds_the_checkpoint_and_says_how_it_runs(checkpoint, tmp_pat
     assert names == {path.name for path in checkpoint.iterdir()}
 
 
-def test_files_are_linked_not_copied(checkpoint, tmp_path):
-    engine = built(checkpoint, tmp_path)
+def test_the_stores_files_are_linked_not_copied(checkpoint, tmp_path):
+    engine = built(checkpoint, tmp_path, owned=True)
     weights = engine / "checkpoint" / "model.safetensors"
     assert weights.samefile(checkpoint / "model.safetensors")
 
 
-def test_files_are_copied_where_links_are_refused(checkpoint, tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError(18, "Invalid cross-device link")
-
-    monkeypatch.setattr(os, "link", refuse)
-    engine = built(checkpoint, tmp_path)
-    assert not (engine / "checkpoint" / "config.json").samefile(checkpoint / "config.json")
+def test_a_users_files_keep_their_mode_and_are_nobody_elses(checkpoint, tmp_path):
+    source = shutil.copytree(checkpoint, tmp_path / "users")
+    (source / "config.json").chmod(0o640)
+    engine = built(source, tmp_path / "engine")
+    for copy in (engine / "checkpoint").iterdir():
+        assert copy.read_bytes() == (source / copy.name).read_bytes()
+        copy.chmod(0o444)  # as the store does
+    assert {path.stat().st_nlink for path in source.iterdir()} == {1}
+    assert (source / "config.json").stat().st_mode & 0o777 == 0o640
 
 
 def test_what_a_link_in_a_cache_points_to_is_placed(checkpoint, tmp_path):

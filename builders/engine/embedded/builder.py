@@ -3,8 +3,6 @@
 What the loader could not read is refused here, from headers alone, in milliseconds.
 """
 
-import os
-import shutil
 from pathlib import Path
 from typing import Final
 
@@ -22,8 +20,15 @@ _WANTED: Final = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja",
 _KV_CACHE: Final = {"": Format.BF16, "FP8": Format.FP8, "FP8_AFFINE": Format.FP8}
 
 
-def build(checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress) -> None:
-    """Fill ``out`` with `engine.json` and `checkpoint/`, whose files are linked where they can."""
+def build(
+    checkpoint: Path,
+    settings: EngineSettings,
+    out: Path,
+    progress: Progress,
+    *,
+    owned: bool = False,
+) -> None:
+    """Fill ``out`` with `engine.json` and `checkpoint/`; files that are ``owned`` are linked."""
     source = Checkpoint.open(checkpoint)
     declaration = Declaration.read(source)
     layout.check(source, declaration)
@@ -32,11 +37,11 @@ def build(checkpoint: Path, settings: EngineSettings, out: Path, progress: Progr
     with files.disk_errors(f"building {out}"):
         (out / CHECKPOINT).mkdir(parents=True)
         for done, path in enumerate(wanted):
-            progress("link files", done, len(wanted), unit="files")
-            _place(path, out / CHECKPOINT / path.name)
+            progress("place files", done, len(wanted), unit="files")
+            files.place(path, out / CHECKPOINT / path.name, owned=owned)
         said = declaration.algorithm
         Description.of("embedded", settings, said).write(out)
-    progress("link files", len(wanted), len(wanted), unit="files")
+    progress("place files", len(wanted), len(wanted), unit="files")
 
 
 def _is_wanted(path: Path) -> bool:
@@ -71,13 +76,3 @@ def _check_kv_cache(source: Checkpoint, declaration: Declaration, settings: Engi
             f"the embedded runtime has no KV cache in {asked.value}",
             hint="set kv_cache to fp8 or none in [quantize]",
         )
-
-
-def _place(source: Path, target: Path) -> None:
-    """Link a file, or copy it where the file system does not link."""
-    real = source.resolve()
-    try:
-        os.link(real, target)
-    except OSError:
-        shutil.copyfile(real, target)
-        target.chmod(0o644)
