@@ -37,6 +37,7 @@ COPIED: Final = (
     "LICENSE*",
     "NOTICE*",
 )
+_BESIDE: Final = "hf_quant_config.json"  # ModelOpt's own declaration, beside config.json
 # Keys that lead elsewhere: a path on the machine that saved it, and code that we never run.
 _DROPPED: Final = frozenset({"_name_or_path", "auto_map", "custom_pipelines"})
 
@@ -47,9 +48,10 @@ def finish(source: Checkpoint, out: Path) -> None:
     config = settings(source.config, exported)
     config["quantization_config"] = exported["quantization_config"]
     files.write_atomic(out / "config.json", json.dumps(config, indent=2) + "\n")
-    beside = _read(out / "hf_quant_config.json")
-    beside["quantization"] = _truthful(beside["quantization"], out)
-    files.write_atomic(out / "hf_quant_config.json", json.dumps(beside, indent=2) + "\n")
+    if (out / _BESIDE).is_file():
+        beside = _read(out / _BESIDE)
+        beside["quantization"] = _truthful(beside["quantization"], out)
+        files.write_atomic(out / _BESIDE, json.dumps(beside, indent=2) + "\n")
     _copy(source.path, out)
     for path in sorted(out.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint
-from builders.errors import ToolError
+from builders.errors import ToolError, UsageError
 from builders.formats import Format
 from builders.quantize.check import check, findings
 from builders.recipe import shipped
@@ -16,6 +16,8 @@ from fakes.checkpoints import bfloat16, read_safetensors, write_safetensors
 
 LAYER = "model.layers.1.mlp.down_proj"
 FP8 = shipped()["fp8"]
+# Quantizers that need an environment of their own are tested where there is one.
+HERE = [name for name, recipe in shipped().items() if recipe.backend not in {"gptq", "awq"}]
 
 
 @pytest.fixture
@@ -41,7 +43,7 @@ def found(exported, source, recipe=FP8):
     return [(finding.where, finding.what) for finding in findings(exported, source, recipe)]
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", HERE)
 def test_a_sound_export_has_no_findings(export, source, name):
     assert findings(export(name), source, shipped()[name]) == ()
 
@@ -53,31 +55,60 @@ def test_a_copy_through_the_helpers_is_still_sound(plant, source):
 def test_a_missing_declaration_is_found(plant, source):
     planted = plant()
     (planted.path / "hf_quant_config.json").unlink()
-    assert found(planted, source) == [("hf_quant_config.json", "is missing or cannot be read")]
+    assert found(planted, source) == [
+        ("hf_quant_config.json", "is missing, only config.json tells")
+    ]
     (planted.path / "hf_quant_config.json").write_text('{"quantization": []}')
-    assert found(planted, source) == [("hf_quant_config.json", "is missing or cannot be read")]
+    with pytest.raises(UsageError, match=r"hf_quant_config\.json: holds no object"):
+        findings(planted, source, FP8)
 
 
 def test_an_algorithm_that_was_not_asked_is_found(export, source):
-    assert (
-        "hf_quant_config.json",
-        "says quant_algo 'FP8' where int4_rtn asks for 'W4A16_AWQ'",
-    ) in found(export("fp8"), source, shipped()["int4_rtn"])
+    wheres = found(export("fp8"), source, shipped()["int4_rtn"])
+    for what, said, wanted in (
+        ("algorithm", "FP8", "W4A16_AWQ"),
+        ("weights", "fp8", "int4"),
+        ("KV cache", "fp8", "bf16"),
+    ):
+        sentence = f"says {what} {said!r} where int4_rtn asks for {wanted!r}"
+        assert ("the declaration", sentence) in wheres
+
+
+def test_another_method_than_asked_is_found(export, source):
+    other = replace(FP8, backend="gptq", preset="gptq")
+    assert ("the declaration", "says method 'modelopt' where fp8 asks for 'gptq'") in found(
+        export("fp8"), source, other
+    )
 
 
 def test_a_kv_cache_that_was_not_asked_is_found(export, source):
     wanted = replace(FP8, kv_cache=Format.BF16)
-    assert [where for where, _ in found(export("fp8"), source, wanted)] == [
-        "hf_quant_config.json",
-        *(f"model.layers.{n}.self_attn.{x}_proj.{x}_scale" for n in (0, 1) for x in "kv"),
+    assert found(export("fp8"), source, wanted) == [
+        ("the declaration", "says KV cache 'fp8' where fp8 asks for 'bf16'")
     ]
 
 
 def test_an_exclusion_that_lies_is_found(plant, source):
     planted = plant(say={"exclude_modules": ["lm_head", "model.layers.1.mlp*"]})
-    wheres = dict(found(planted, source))
-    assert wheres["config.json"] == "and hf_quant_config.json disagree about exclude_modules"
-    assert wheres[LAYER] == "is quantized, but exclude_modules names it"
+    wheres = found(planted, source)
+    assert ("config.json", "and hf_quant_config.json disagree about exclude_modules") in wheres
+    lie = "is stored quantized (F8_E4M3), but the declaration leaves it out"
+    assert (LAYER, lie) in wheres
+    assert (LAYER, "is declared left alone, but fp8 quantizes it") in wheres
+
+
+def test_a_layer_that_the_recipe_leaves_alone_is_not_declared_quantized(export, source):
+    careful = replace(FP8, keep=(*FP8.keep, "*down_proj"))
+    assert (LAYER, "is declared quantized, but fp8 leaves it alone") in found(
+        export("fp8"), source, careful
+    )
+
+
+def test_smoothing_scales_that_were_asked_are_there(export, plant, source):
+    recipe = shipped()["int8_smoothquant"]
+    name = f"{LAYER}.pre_quant_scale"
+    planted = plant(lambda tensors: tensors.pop(name), recipe="int8_smoothquant")
+    assert found(planted, source, recipe) == [(name, "is missing")]
 
 
 def test_an_uncalibrated_static_format_is_found(plant, source):
@@ -95,11 +126,7 @@ def test_a_layer_that_was_not_quantized_is_found(plant, source):
         ]
         del tensors[f"{LAYER}.weight_scale"], tensors[f"{LAYER}.input_scale"]
 
-    assert found(plant(undo), source) == [
-        (f"{LAYER}.weight", "is BF16, not F8_E4M3"),
-        (f"{LAYER}.weight_scale", "is missing"),
-        (f"{LAYER}.input_scale", "is missing"),
-    ]
+    assert found(plant(undo), source) == [(LAYER, "is stored in BF16, but declared FP8")]
 
 
 def test_a_quantized_lm_head_is_found(plant, source):
@@ -108,18 +135,20 @@ def test_a_quantized_lm_head_is_found(plant, source):
         tensors["lm_head.weight"] = ("F8_E4M3", np.full(shape, 0x38, np.uint8))
         tensors["lm_head.weight_scale"] = ("F32", np.float32(0.5).reshape(()))
 
-    wheres = dict(found(plant(quantize), source))
-    assert "must be left alone" in wheres["lm_head.weight"]
-    assert "scale of a kept layer" in wheres["lm_head.weight_scale"]
+    assert found(plant(quantize), source) == [
+        ("lm_head", "is stored quantized (F8_E4M3), but the declaration leaves it out"),
+        ("lm_head.weight", "is F8_E4M3, in the base BF16"),
+    ]
 
 
 def test_a_tensor_that_was_lost_or_came_in_is_found(plant, source):
     def swap(tensors):
         tensors["model.norm.weight_quantizer._amax"] = tensors.pop("model.norm.weight")
 
-    assert [where for where, _ in found(plant(swap), source)] == [
-        "model.norm.weight",
-        "model.norm.weight_quantizer._amax",
+    assert found(plant(swap), source) == [
+        ("model.norm.weight", "of the base is missing"),
+        ("model.norm.weight_quantizer._amax", "does not belong to the base"),
+        ("model.norm.weight_quantizer._amax", "is used by no reader"),
     ]
 
 
@@ -133,7 +162,7 @@ def test_a_wrong_shape_is_found(plant, source):
 @pytest.mark.parametrize(
     ("value", "complaint"),
     [
-        (np.nan, "is not finite"),
+        (np.nan, "holds NaN"),
         (np.inf, "is not finite"),
         (-np.inf, "is not finite"),
         (0.0, "is zero or negative"),
@@ -183,7 +212,7 @@ def test_a_scale_without_a_place_in_the_format_is_found(plant, source):
         tensors[f"{LAYER}.pre_quant_scale"] = ("F32", np.full(256, 0.5, np.float32))
 
     assert found(plant(smooth), source) == [
-        (f"{LAYER}.pre_quant_scale", "has no place in this format")
+        (f"{LAYER}.pre_quant_scale", "has no place in this format (FP8)")
     ]
 
 
@@ -192,7 +221,7 @@ def test_a_scale_without_a_place_in_the_format_is_found(plant, source):
     [
         ("nvfp4", 0x7F, "holds NaN"),
         ("nvfp4", 0xFF, "holds NaN"),
-        ("nvfp4", 0x00, "is zero or negative"),
+        ("nvfp4", 0x00, "holds blocks whose scale is zero"),
         ("nvfp4", 0xB8, "is zero or negative"),
         ("mxfp8", 0xFF, "holds NaN"),
         ("mxfp4", 0xFF, "holds NaN"),

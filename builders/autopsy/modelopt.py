@@ -1,0 +1,313 @@
+"""NVIDIA ModelOpt: ``hf_quant_config.json``, the flat form in config.json, mixed precision.
+
+The layouts were measured tensor by tensor on exports of ModelOpt 0.47.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from builders.autopsy import names
+from builders.autopsy.finding import Finding, found
+from builders.autopsy.recognized import Recognized, mapping, texts, whole
+from builders.autopsy.storage import (
+    Part,
+    Storage,
+    blocks,
+    ceil,
+    groups,
+    halves,
+    inputs,
+    packed,
+    part,
+    plain,
+    rows,
+    scalar,
+    scale,
+)
+from builders.autopsy.storage import whole as all_values
+from builders.checkpoint import Checkpoint
+from builders.errors import UsageError
+from builders.formats import Format
+from builders.parse import nearest
+
+BESIDE: Final = "hf_quant_config.json"
+MIXED: Final = "MIXED_PRECISION"
+KV_FORMATS: Final[Mapping[str, Format]] = {
+    "FP8": Format.FP8,
+    "FP8_AFFINE": Format.FP8,
+    "NVFP4": Format.NVFP4,
+    "NVFP4_AFFINE": Format.NVFP4,
+    "INT8": Format.INT8,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """One of ModelOpt's algorithms: how it stores a layer, and the runtimes that load it."""
+
+    storage: Storage
+    runtimes: tuple[str, ...] = ("embedded",)
+    note: str = ""
+
+
+_FP8: Final = part("F8_E4M3", all_values)
+_INT8: Final = part("I8", all_values)
+_NIBBLES: Final = part("U8", halves)  # the low nibble is the even column
+_INT4: Final = part("U8", lambda o, i, _: (o // 2, i))  # the low nibble is the even row
+_ONE: Final = scale("F32", scalar)
+_ROWS: Final = scale("F32", rows)
+_GROUPS: Final = scale("F32", groups)
+_INPUT: Final = {"input_scale": _ONE}
+_SMOOTH: Final = {"pre_quant_scale": scale("BF16 F16 F32", inputs)}
+_LOW_RANK: Final = {
+    "svdquant_lora_a": part("BF16 F16 F32"),
+    "svdquant_lora_b": part("BF16 F16 F32"),
+}
+# A layer of a single tile is written as a number.
+_TILES: Final = scale(
+    "F32",
+    lambda o, i, g: (ceil(o, g), 1, ceil(i, g), 1) if max(o, i) > g else (),
+)
+
+
+def _nvfp4(width: int) -> dict[str, Part]:
+    grid = scale("F8_E4M3", blocks(width))
+    return {"weight": _NIBBLES, "weight_scale": grid, "weight_scale_2": _ONE}
+
+
+_MXFP4: Final = {"weight": _NIBBLES, "weight_scale": scale("U8", blocks(32))}
+_AWQ: Final = {"weight": _INT4, "weight_scale": _GROUPS}
+
+
+def _by_column(
+    name: str,
+    weights: Format,
+    activations: Format,
+    parts: Mapping[str, Part],
+    optional: Mapping[str, Part] | None = None,
+) -> Storage:
+    return Storage(
+        name=name,
+        weights=weights,
+        activations=activations,
+        group=weights.block or 0,
+        parts=parts,
+        optional=optional or {},
+        features=packed(2),
+    )
+
+
+def _by_row(name: str, activations: Format, parts: Mapping[str, Part]) -> Storage:
+    return Storage(
+        name=name,
+        weights=Format.INT4,
+        activations=activations,
+        group=128,
+        parts=parts,
+        optional=_SMOOTH,
+        features=packed(2, along=0),
+    )
+
+
+def _eight(
+    name: str,
+    weights: Format,
+    activations: Format,
+    parts: Mapping[str, Part],
+    group: int = 0,
+    *,
+    optional: Mapping[str, Part] | None = None,
+) -> Storage:
+    return Storage(
+        name=name,
+        weights=weights,
+        activations=activations,
+        group=group,
+        parts=parts,
+        optional=optional or {},
+        features=plain,
+    )
+
+
+_EVERYWHERE: Final = ("embedded", "trtllm", "vllm")
+_TILES_NOTE: Final = "loaders look for weight_scale_inv, ModelOpt writes weight_scale"
+_BF16, _F8, _I8 = Format.BF16, Format.FP8, Format.INT8
+
+_ALL: Final = (
+    Algorithm(
+        _eight("FP8", _F8, _F8, {"weight": _FP8, "weight_scale": _ONE} | _INPUT), _EVERYWHERE
+    ),
+    Algorithm(
+        _eight("FP8_PER_CHANNEL_PER_TOKEN", _F8, _F8, {"weight": _FP8, "weight_scale": _ROWS}),
+        _EVERYWHERE,
+    ),
+    Algorithm(
+        _eight("fp8_pb_wo", _F8, _BF16, {"weight": _FP8, "weight_scale": _TILES}, 128),
+        note=_TILES_NOTE,
+    ),
+    Algorithm(
+        _eight(
+            "MXFP8",
+            Format.MXFP8,
+            Format.MXFP8,
+            {"weight": _FP8, "weight_scale": scale("U8", blocks(32))},
+            32,
+        ),
+        _EVERYWHERE,
+    ),
+    Algorithm(
+        _eight(
+            "W8A8_SQ_PER_CHANNEL",
+            _I8,
+            _I8,
+            {"weight": _INT8, "weight_scale": _ROWS} | _INPUT,
+            optional=_SMOOTH,
+        )
+    ),
+    Algorithm(
+        _eight("W8A16", _I8, _BF16, {"weight": _INT8, "weight_scale": _ROWS}),
+        ("embedded", "trtllm"),
+    ),
+    Algorithm(_by_row("W4A16_AWQ", _BF16, _AWQ), ("embedded", "trtllm")),
+    Algorithm(
+        _by_row("W4A8_AWQ", _F8, _AWQ | {"weight_scale_2": _ONE} | _INPUT), ("embedded", "trtllm")
+    ),
+    Algorithm(_by_column("NVFP4", Format.NVFP4, Format.NVFP4, _nvfp4(16) | _INPUT), _EVERYWHERE),
+    Algorithm(_by_column("NVFP4_AWQ", Format.NVFP4, Format.NVFP4, _nvfp4(16) | _INPUT, _SMOOTH)),
+    Algorithm(
+        _by_column(
+            "NVFP4_SVD", Format.NVFP4, Format.NVFP4, _nvfp4(16) | _INPUT, _SMOOTH | _LOW_RANK
+        ),
+        (),
+    ),
+    Algorithm(_by_column("W4A16_NVFP4", Format.NVFP4, _BF16, _nvfp4(16))),
+    Algorithm(
+        replace(_by_column("W4A8_NVFP4_FP8", Format.NVFP4, _F8, _nvfp4(32) | _INPUT), group=32),
+        ("embedded", "trtllm"),
+    ),
+    Algorithm(_by_column("mxfp4", Format.MXFP4, Format.MXFP4, _MXFP4)),
+    Algorithm(
+        _by_column("W4A8_MXFP4_FP8", Format.MXFP4, _F8, _MXFP4 | _INPUT), ("embedded", "trtllm")
+    ),
+)
+ALGORITHMS: Final[Mapping[str, Algorithm]] = {one.storage.name: one for one in _ALL}
+_OTHER_NAMES: Final = {"MXFP4": "mxfp4", "FP8_PB_WO": "fp8_pb_wo"}
+
+
+def beside(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
+    """Read ``hf_quant_config.json``; None when there is none, a `UsageError` when it is broken."""
+    file = checkpoint.path / BESIDE
+    if not file.is_file():
+        return None
+    try:
+        said = json.loads(file.read_text(encoding="utf-8"))["quantization"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        said = error
+    if not isinstance(said, Mapping):
+        raise UsageError(
+            f"{file}: holds no object named quantization", hint="fetch or write this file again"
+        )
+    return said
+
+
+def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
+    """Read ModelOpt's declaration: the file beside wins, as in the runtimes, then config.json."""
+    outside = beside(checkpoint)
+    said = _flat(inside) if outside is None else outside
+    algorithm, group = str(said.get("quant_algo") or ""), whole(said.get("group_size"))
+    kept = texts(said.get("exclude_modules"))
+    kv_name = str(said.get("kv_cache_quant_algo") or "")
+    if kv_name and kv_name not in KV_FORMATS:
+        raise _unknown(checkpoint, "KV cache", kv_name, KV_FORMATS)
+    named = {
+        str(module): _stored(checkpoint, layer)
+        for module, layer in mapping(said.get("quantized_layers")).items()
+    }
+    usual = None if algorithm in {"", MIXED} else _stored(checkpoint, said)
+    main = usual or _most(named)
+    matches = names.modelopt(kept)
+
+    def storage(module: str) -> Storage | None:
+        if algorithm == MIXED:
+            return named.get(module)
+        return None if matches(module) else usual
+
+    facts = ALGORITHMS[main.name] if main else None
+    return Recognized(
+        method="modelopt",
+        algorithm=algorithm or "KV cache only",
+        weights=main.weights if main else Format.BF16,
+        activations=main.activations if main else Format.BF16,
+        kv_cache=KV_FORMATS.get(kv_name, Format.BF16),
+        group=(group or main.group) if main else 0,
+        kept=kept,
+        runtimes=facts.runtimes if facts else _EVERYWHERE,
+        notes=(facts.note,) if facts and facts.note else (),
+        named=frozenset(named),
+        storage=storage,
+    )
+
+
+def _stored(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Storage:
+    """Return how the algorithm of a declaration, or of one layer in it, stores a layer."""
+    name = str(mapping(said).get("quant_algo") or "")
+    name = _OTHER_NAMES.get(name, name)
+    if name not in ALGORITHMS:
+        raise _unknown(checkpoint, "algorithm", name, ALGORITHMS)
+    stored = ALGORITHMS[name].storage
+    group = whole(said.get("group_size"))
+    return replace(stored, group=group) if group and stored.weights is Format.INT4 else stored
+
+
+def _most(named: Mapping[str, Storage]) -> Storage | None:
+    """Return how most of the layers of a mixed checkpoint are stored."""
+    counted = Counter(storage.name for storage in named.values())
+    most = counted.most_common(1)
+    return next((s for s in named.values() if s.name == most[0][0]), None) if most else None
+
+
+def _flat(inside: Mapping[str, Any]) -> dict[str, Any]:
+    """Say what config.json says in the words of the file beside."""
+    inside = mapping(inside.get("quantization")) or inside
+    scheme = inside.get("kv_cache_scheme")
+    bits = mapping(scheme).get("num_bits")
+    kv_cache = inside.get("kv_cache_quant_algo") or (scheme if isinstance(scheme, str) else None)
+    kept = inside.get("exclude_modules")
+    return dict(inside) | {
+        "exclude_modules": inside.get("ignore") if kept is None else kept,
+        "kv_cache_quant_algo": kv_cache or {8: "FP8", 4: "NVFP4"}.get(whole(bits)),
+    }
+
+
+def contradictions(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Iterator[Finding]:
+    """Find where config.json and the file beside it say different things, or one is missing."""
+    outside = beside(checkpoint)
+    if outside is None:
+        yield found("declaration-beside-missing", BESIDE, "is missing, only config.json tells")
+        return
+    if not inside:
+        return
+    flat = _flat(inside)
+    if inside.get("quant_method", "modelopt") != "modelopt":
+        what = f"says quant_method {inside['quant_method']!r}, but {BESIDE} is ModelOpt's"
+        yield found("declarations-disagree", "config.json", what)
+        return
+    for key in ("quant_algo", "kv_cache_quant_algo", "exclude_modules", "quantized_layers"):
+        mine, other = outside.get(key), flat.get(key)
+        if isinstance(mine, list) and isinstance(other, list):
+            mine, other = sorted(map(str, mine)), sorted(map(str, other))
+        if (mine or None) != (other or None):
+            what = f"and {BESIDE} disagree about {key}"
+            yield found("declarations-disagree", "config.json", what)
+
+
+def _unknown(
+    checkpoint: Checkpoint, what: str, name: str, known: Mapping[str, object]
+) -> UsageError:
+    return UsageError(
+        f"{checkpoint.path}: ModelOpt {what} {name!r} is not known here",
+        hint=nearest(name, known),
+    )

@@ -1,0 +1,100 @@
+"""Models published in few bits: fine-grained FP8 (DeepSeek, Qwen) and MXFP4 (GPT-OSS)."""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from builders.autopsy import names
+from builders.autopsy.compressed import kv_scheme
+from builders.autopsy.layers import Role, named_role
+from builders.autopsy.recognized import Recognized, texts, whole
+from builders.autopsy.storage import Storage, blocks, part, plain, scalar, scale, single, tiles
+from builders.autopsy.storage import whole as all_values
+from builders.checkpoint import Checkpoint
+from builders.errors import UsageError
+from builders.formats import Format
+
+_NEVER: Final = frozenset({Role.OUTPUT, Role.EMBEDDING, Role.ROUTER, Role.NORM, Role.VISION})
+_ONE: Final = scale("F32 BF16", scalar, single)
+
+
+def fp8(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
+    """Read an FP8 declaration: a scale per tile (``weight_block_size``), or one per tensor."""
+    sides = said.get("weight_block_size")
+    if sides is not None and not (isinstance(sides, list) and len(sides) == 2):
+        raise UsageError(
+            f"{checkpoint.path / 'config.json'}: weight_block_size is {sides!r}, not two numbers",
+            hint="DeepSeek's is [128, 128]",
+        )
+    static = said.get("activation_scheme") == "static"
+    usual = _tiled(sides, static=static) if sides else _whole(static=static)
+    kept = texts(said.get("modules_to_not_convert")) or texts(said.get("ignored_layers"))
+    left = names.skipped(kept)
+    kv_cache, kv_static = kv_scheme(said.get("kv_cache_scheme"))
+    return Recognized(
+        method="fp8",
+        algorithm=usual.name,
+        weights=Format.FP8,
+        activations=Format.FP8,
+        kv_cache=kv_cache,
+        group=usual.group,
+        kept=kept,
+        runtimes=("vllm", "trtllm") if sides == [128, 128] else ("vllm",),
+        notes=("scales are powers of two",) if said.get("scale_fmt") == "ue8m0" else (),
+        explicit=False,
+        kv_static=kv_static,
+        storage=lambda m: None if named_role(m) in _NEVER or left(m) else usual,
+    )
+
+
+def _tiled(sides: list[object], *, static: bool) -> Storage:
+    down, across = (whole(side, 128) for side in sides)
+    grid = scale("F32 BF16 F8_E8M0 U8", tiles(down, across))
+    return Storage(
+        name="FP8_BLOCK_SCALES",
+        weights=Format.FP8,
+        activations=Format.FP8,
+        group=across,
+        parts={"weight": part("F8_E4M3", all_values), "weight_scale_inv": grid}
+        | ({"input_scale": _ONE} if static else {}),
+        features=plain,
+    )
+
+
+def _whole(*, static: bool) -> Storage:
+    return Storage(
+        name="FP8",
+        weights=Format.FP8,
+        activations=Format.FP8,
+        parts={"weight": part("F8_E4M3", all_values), "weight_scale": _ONE}
+        | ({"input_scale": _ONE} if static else {}),
+        features=plain,
+    )
+
+
+_EXPERTS: Final = Storage(
+    name="MXFP4",
+    weights=Format.MXFP4,
+    group=32,
+    parts={
+        "blocks": part("U8", lambda o, i, _: (o, i // 32, 16)),
+        "scales": scale("U8", blocks(32)),
+    },
+    features=lambda shape: (shape[0], shape[1] * 32) if len(shape) == 3 else None,
+    stacked=True,
+)
+
+
+def mxfp4(_checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
+    """Read an MXFP4 declaration: the experts of a mixture, stacked; all else is left alone."""
+    kept = texts(said.get("modules_to_not_convert"))
+    left = names.skipped(kept)
+    return Recognized(
+        method="mxfp4",
+        algorithm="MXFP4",
+        weights=Format.MXFP4,
+        group=32,
+        kept=kept,
+        runtimes=("vllm", "trtllm"),
+        notes=("only the experts are quantized",),
+        storage=lambda m: _EXPERTS if ".experts." in m and not left(m) else None,
+    )
