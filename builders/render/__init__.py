@@ -2,7 +2,6 @@
 
 import importlib
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -60,7 +59,9 @@ def render(variant: str, context: Context, engine: Path, out: Path) -> None:
             home = out / model.name
             home.mkdir(parents=True)  # never into one that is there: its files may be hard links
             for file in found if model.engine else ():
-                _place(file, home / model.engine / file.relative_to(engine))
+                target = home / model.engine / file.relative_to(engine)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                files.place(file, target, owned=True)
         for path, text in texts(variant, context).items():
             _write(out / path, text)
 
@@ -102,11 +103,3 @@ def _fill(jinja: jinja2.Environment, template: str, context: Context) -> str:
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def _place(file: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(file, target)
-    except OSError:  # another file system, or one that has no hard links
-        shutil.copyfile(file, target)

@@ -40,6 +40,12 @@ def test_the_bundle_holds_what_a_stranger_needs(first):
     assert "<title>GO: demo" in page
 
 
+def test_a_release_leaves_the_users_own_model_alone(workshop, first):
+    for file in (workshop.folder / "demo" / "model").iterdir():
+        assert file.stat().st_nlink == 1
+        assert file.stat().st_mode & 0o200
+
+
 def test_a_second_run_does_no_work_and_names_the_same_release(workshop, first):
     again = workshop.json("release", "demo/release.toml")
     assert all(stage["cached"] for stage in again["stages"])

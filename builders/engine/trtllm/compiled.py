@@ -62,7 +62,14 @@ class Built:
     warnings: tuple[str, ...]
 
 
-def build(checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress) -> None:
+def build(
+    checkpoint: Path,
+    settings: EngineSettings,
+    out: Path,
+    progress: Progress,
+    *,
+    owned: bool = False,  # noqa: ARG001 - nothing of the checkpoint stays in an engine
+) -> None:
     """Fill ``out`` with engines made from a TensorRT-LLM checkpoint, `engine.json` and a record."""
     compile_engines(checkpoint, require(settings), out, progress, here=machine())
 
@@ -265,7 +272,7 @@ def _finish(job: _Job, request: TrtllmSettings, log: BuildLog, out: Path) -> Bui
         )
     predicted = rewrites.predict_rewrites(job.settings)
     for path in _kept(job.engine):
-        _place(path, out / path.name)
+        files.place(path, out / path.name, owned=True)
     quantization = job.settings.quant_algo
     Description(
         runtime=rewrites.LANE, version=request.version, settings=request, quantization=quantization
@@ -295,14 +302,6 @@ def _finish(job: _Job, request: TrtllmSettings, log: BuildLog, out: Path) -> Bui
 
 def _kept(engine: Path) -> list[Path]:
     return sorted(path for pattern in _KEPT for path in engine.glob(pattern))
-
-
-def _place(source: Path, target: Path) -> None:
-    """Link a file, or copy it where the file system does not link."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 def _checked(job: _Job, request: TrtllmSettings) -> Effective:
