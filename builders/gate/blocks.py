@@ -21,6 +21,7 @@ class Timing:
     sent: float
     arrivals: tuple[tuple[float, int], ...]
     finish: str = ""
+    prompt_tokens: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -63,6 +64,7 @@ class Timing:
             "times": [round(time, 6) for time, _ in self.arrivals],
             "tokens": [tokens for _, tokens in self.arrivals],
             "finish": self.finish,
+            "prompt_tokens": self.prompt_tokens,
         }
 
     @classmethod
@@ -70,18 +72,23 @@ class Timing:
         """Read what `as_json` returned."""
         arrivals = tuple(zip(data["times"], data["tokens"], strict=True))
         return cls(
-            intended=data["intended"], sent=data["sent"], arrivals=arrivals, finish=data["finish"]
+            intended=data["intended"],
+            sent=data["sent"],
+            arrivals=arrivals,
+            finish=data["finish"],
+            prompt_tokens=data["prompt_tokens"],
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """One side's turn of one pair, and how late the client itself was while it ran."""
+    """One side's turn of one pair, how late the client itself was, and how the GPUs fared."""
 
     pair: int
     side: str
     requests: tuple[Timing, ...]
     lags: tuple[float, ...] = ()
+    gpus: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def ttft(self) -> list[float]:
@@ -113,6 +120,7 @@ class Block:
             "side": self.side,
             "requests": [request.as_json() for request in self.requests],
             "lags": [round(lag, 6) for lag in self.lags],
+            "gpus": [dict(gpu) for gpu in self.gpus],
         }
 
     @classmethod
@@ -120,7 +128,11 @@ class Block:
         """Read what `as_json` returned."""
         requests = tuple(Timing.from_json(request) for request in data["requests"])
         return cls(
-            pair=data["pair"], side=data["side"], requests=requests, lags=tuple(data["lags"])
+            pair=data["pair"],
+            side=data["side"],
+            requests=requests,
+            lags=tuple(data["lags"]),
+            gpus=tuple(data["gpus"]),
         )
 
 

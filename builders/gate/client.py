@@ -1,15 +1,17 @@
 """One request to a served model, with the time of every piece. Knows no load and no statistics."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 from typing import TypeVar
 
 from builders.errors import BuildersError, EvidenceError
-from builders.gate import Endpoint
+from builders.gate import Chunk, Endpoint
 
 Job = TypeVar("Job")
+Arrivals = tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +28,17 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """What came back: the text, and when how many tokens arrived, on `perf_counter`'s clock."""
+    """What came back: the text, and when how many tokens arrived, on `perf_counter`'s clock.
+
+    ``prompt_tokens`` is how long the server found the prompt, where it says so.
+    """
 
     text: str
     finish: str
     sent: float
     ended: float
-    arrivals: tuple[tuple[float, int], ...]
+    arrivals: Arrivals
+    prompt_tokens: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -59,6 +65,7 @@ async def ask(endpoint: Endpoint, request: Request, *, who: str, timeout: float)
 async def _ask(endpoint: Endpoint, request: Request) -> Answer:
     pieces: list[str] = []
     arrivals: list[tuple[float, int]] = []
+    known: dict[str, int] = {}
     finish = ""
     sent = perf_counter()
     async for chunk in endpoint.stream(
@@ -72,15 +79,33 @@ async def _ask(endpoint: Endpoint, request: Request) -> Answer:
         now = perf_counter()
         pieces.append(chunk.text)
         if chunk.tokens > 0:  # the end of a stream may come as an empty piece
-            arrivals.append((now, chunk.tokens))
+            arrivals.append((getattr(chunk, "at", now), chunk.tokens))
         finish = chunk.finish_reason or finish
+        known |= _known(chunk)
     return Answer(
         text="".join(pieces),
         finish=finish,
         sent=sent,
         ended=perf_counter(),
-        arrivals=tuple(arrivals),
+        arrivals=_spread(arrivals, known.get("total")),
+        prompt_tokens=known.get("prompt_tokens"),
     )
+
+
+def _known(chunk: Chunk) -> dict[str, int]:
+    """Return what some endpoints tell beside: the lengths of the prompt and of the whole answer."""
+    told = {name: getattr(chunk, name, None) for name in ("total", "prompt_tokens")}
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def _spread(arrivals: Sequence[tuple[float, int]], total: int | None) -> Arrivals:
+    """Spread a total that came at the end evenly over the pieces; without one, keep the counts."""
+    if total is None or not arrivals:
+        return tuple(arrivals)
+    ends = [-(-total * place // len(arrivals)) for place in range(len(arrivals) + 1)]
+    shares = (after - before for before, after in pairwise(ends))
+    whole = zip(arrivals, shares, strict=True)
+    return tuple((time, share) for (time, _), share in whole if share)
 
 
 async def side_by_side(

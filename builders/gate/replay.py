@@ -1,120 +1,109 @@
-"""The load generator: draws a trace of requests and replays it on an endpoint. Judges nothing.
+"""The load generator: sends the requests of a trace to an endpoint. Judges nothing.
 
 A closed loop keeps a number of requests in flight. An open loop sends each when it is due, however
 the server fares, and latency counts from then on: a server that stalls cannot slow its questioner.
 """
 
 import asyncio
-import random
+import gc
 import threading
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from time import perf_counter
 from typing import Final
 
 from builders.errors import EvidenceError
-from builders.gate import Endpoint, client
+from builders.gate import Endpoint, client, gpu, traffic
 from builders.gate.blocks import Block, Timing
+from builders.gate.traffic import Load, Shot
 
 _BEAT_SECONDS: Final = 0.005
-_WORDS: Final = tuple(
-    word
-    for line in (
-        "return the value of a function that takes an array and gives its mean over one axis",
-        "if no axis is named when input has shape then output will hold copies unless data type",
-        "is changed raise error for empty list otherwise sort keys by name see also notes with",
-        "default number string file path class method object module index element first last",
-    )
-    for word in line.split()
-)
+# asyncio's timers are rounded up to a millisecond: the last of it is spent looking at the clock.
+_TIMER_SECONDS: Final = 0.0015
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """The pattern of requests, equal for both sides.
+async def warm(endpoint: Endpoint, load: Load, *, side: str) -> None:
+    """Run every batch size up to the load's once: engines prepare themselves for each."""
+    size, part = 1, "sizes"
+    while size <= load.concurrency and load.warm_up:
+        shots = traffic.trace(load, size, count=size, part=part)
+        brief = [Shot(s.number, 0.0, s.prompt, min(s.tokens, 4)) for s in shots]
+        await replay(endpoint, load, brief, who=f"latency: {side}, batches of {size}", workers=size)
+        size *= 2
 
-    ``rate`` is in requests a second and makes the loop open; without one it is closed and
-    ``concurrency`` holds. Prompts are ``texts``, or else made of a random number of words.
+
+async def turn(
+    endpoint: Endpoint, load: Load, *, pair: int, side: str, local: bool = True
+) -> Block:
+    """Warm one side up, replay the pair's trace on it, and return when every token came.
+
+    The GPUs are watched where they are this machine's own, ``local``.
     """
-
-    pairs: int
-    requests: int
-    warm_up: int
-    output_tokens: int
-    concurrency: int
-    rate: float | None = None
-    least_words: int = 16
-    most_words: int = 64
-    texts: tuple[str, ...] = ()
-    seed: int = 0
-    timeout: float = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Shot:
-    """One request of a trace, and when it is due after the start, in seconds."""
-
-    number: int
-    due: float
-    prompt: str
-
-
-def trace(load: Load, pair: int, *, count: int, part: str) -> tuple[Shot, ...]:
-    """Draw a trace: the same for both sides of a pair, another for each pair and part of it."""
-    dice = random.Random(f"{load.seed} {pair} {part}")  # noqa: S311 - load, not secrets
-    due, shots = 0.0, []
-    for number in range(count):
-        shots.append(Shot(number, due, _prompt(load, dice)))
-        due += dice.expovariate(load.rate) if load.rate else 0.0
-    return tuple(shots)
-
-
-def _prompt(load: Load, dice: random.Random) -> str:
-    if load.texts:
-        return dice.choice(load.texts)
-    return " ".join(dice.choices(_WORDS, k=dice.randint(load.least_words, load.most_words)))
-
-
-async def turn(endpoint: Endpoint, load: Load, *, pair: int, side: str) -> Block:
-    """Warm one side up, replay the pair's trace on it, and return when every token came."""
     who = f"latency: pair {pair}, {side}"
-    warm_up = trace(load, pair, count=load.warm_up, part="warm-up")
+    warm_up = traffic.trace(load, pair, count=load.warm_up, part="warm-up")
     await replay(endpoint, load, warm_up, who=f"{who}, warm-up")
-    async with watched() as lags:
-        timings = await replay(
-            endpoint, load, trace(load, pair, count=load.requests, part="load"), who=who
-        )
-    return Block(pair=pair, side=side, requests=timings, lags=tuple(lags))
+    gc.collect()  # quick, as all from before the run is frozen
+    with gpu.watched() if local else nullcontext(()) as gpus:
+        async with watched() as lags:
+            timings = await replay(endpoint, load, traffic.of_pair(load, pair), who=who)
+    seen = tuple(one.as_json() for one in gpus if one.clocks)
+    return Block(pair=pair, side=side, requests=timings, lags=tuple(lags), gpus=seen)
 
 
 async def replay(
-    endpoint: Endpoint, load: Load, shots: Sequence[Shot], *, who: str
+    endpoint: Endpoint, load: Load, shots: Sequence[Shot], *, who: str, workers: int = 0
 ) -> tuple[Timing, ...]:
     """Send a trace; an answer that is not exactly as long as ordered is an `EvidenceError`."""
     timings: dict[int, Timing] = {}
     start = perf_counter()
 
     async def fire(shot: Shot) -> None:
-        if load.rate:
-            await asyncio.sleep(shot.due - (perf_counter() - start))
+        if load.open:
+            await until(start + shot.due)
         request = client.Request(
-            prompt=shot.prompt, max_tokens=load.output_tokens, ignore_eos=True, seed=load.seed
+            prompt=shot.prompt, max_tokens=shot.tokens, ignore_eos=True, seed=load.seed
         )
         name = f"{who}, request {shot.number + 1}"
         answer = await client.ask(endpoint, request, who=name, timeout=load.timeout)
-        _check(answer, load.output_tokens, name)
+        _check(answer, shot.tokens, name)
         sent = answer.sent - start
         timings[shot.number] = Timing(
-            intended=shot.due if load.rate else sent,
+            intended=shot.due if load.open else sent,
             sent=sent,
             arrivals=tuple((time - start, tokens) for time, tokens in answer.arrivals),
             finish=answer.finish,
+            prompt_tokens=answer.prompt_tokens,
         )
 
-    workers = len(shots) if load.rate else min(load.concurrency, len(shots))
-    await client.side_by_side(shots, fire, workers=workers)
+    many = workers or (len(shots) if load.open else load.concurrency)
+    await client.side_by_side(shots, fire, workers=min(many, len(shots)))
     return tuple(timings[shot.number] for shot in shots)
+
+
+async def until(due: float) -> None:
+    """Wait for a time on `perf_counter`'s clock, more exactly than asyncio's timers do."""
+    if (left := due - perf_counter()) > _TIMER_SECONDS:
+        await asyncio.sleep(left - _TIMER_SECONDS)
+    while perf_counter() < due:
+        await asyncio.sleep(0)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Keep Python's garbage collector from stopping everything while something is timed.
+
+    What lives before the run is not looked at again; what the run leaves is collected by turns.
+    """
+    ran = gc.isenabled()
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        if ran:
+            gc.enable()
 
 
 def _check(answer: client.Answer, ordered: int, who: str) -> None:

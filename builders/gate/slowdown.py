@@ -22,50 +22,72 @@ TAILS: Final = (0.9, 0.95, 0.99)
 class Measure:
     """One thing that can be judged: the time it takes in a block, and how people read it.
 
-    ``raw`` gives the single times of a block whose tails are shown, where there are such.
+    ``share`` is the quantile of ``raw`` that is taken; without one it is ``whole`` that counts.
+    ``tails`` says whether further quantiles are shown beside.
     """
 
     name: str
-    time: Callable[[Block], float]
-    shown: Callable[[float], float]
     unit: str
+    shown: Callable[[float], float]
     raw: Callable[[Block], list[float]] = lambda _: []
+    share: float | None = None
+    whole: Callable[[Block], float] = lambda _: math.nan
+    tails: bool = False
+
+    def time(self, block: Block) -> float:
+        """Return a block's time; NaN where the block has too few times for its quantile."""
+        if self.share is None:
+            return self.whole(block)
+        times = self.raw(block)
+        return quantile(times, self.share) if self.bounded(len(times)) else math.nan
+
+    def bounded(self, count: int) -> bool:
+        """Whether so many times of one block bound its quantile; a median always counts."""
+        return self.share is None or self.share <= 0.5 or supported(count, self.share)
 
 
 def _ttft(block: Block) -> list[float]:
     return block.ttft
 
 
+def _itl(block: Block) -> list[float]:
+    return block.itl
+
+
 def _gaps(block: Block) -> list[float]:
     return block.gaps
+
+
+def _request(block: Block) -> list[float]:
+    return [1 / request.tokens_per_second for request in block.requests]
+
+
+def _system(block: Block) -> float:
+    return block.seconds_per_token
 
 
 def _milliseconds(seconds: float) -> float:
     return seconds * 1000
 
 
+def _rate(seconds: float) -> float:
+    return 1 / seconds
+
+
 MEASURES: Final = {
     "ttft": Measure(
-        name="ttft_p50",
-        time=lambda block: quantile(block.ttft, 0.5),
-        shown=_milliseconds,
-        unit="ms",
-        raw=_ttft,
+        name="ttft_p50", unit="ms", shown=_milliseconds, raw=_ttft, share=0.5, tails=True
     ),
-    "itl": Measure(
-        name="itl_p50",
-        time=lambda block: quantile(block.itl, 0.5),
-        shown=_milliseconds,
-        unit="ms",
-        raw=_gaps,
-    ),
-    "tps": Measure(
-        name="tps",
-        time=lambda block: block.seconds_per_token,
-        shown=lambda seconds: 1 / seconds,
-        unit="tokens/s",
+    "ttft_p95": Measure(name="ttft_p95", unit="ms", shown=_milliseconds, raw=_ttft, share=0.95),
+    "itl": Measure(name="itl_p50", unit="ms", shown=_milliseconds, raw=_itl, share=0.5, tails=True),
+    "itl_p99": Measure(name="itl_p99", unit="ms", shown=_milliseconds, raw=_gaps, share=0.99),
+    "tps": Measure(name="tps", unit="tokens/s", shown=_rate, whole=_system),
+    "request_tps": Measure(
+        name="request_tps", unit="tokens/s", shown=_rate, raw=_request, share=0.5
     ),
 }
+# Whose tails are shown: gaps between tokens, not means by request.
+_TAILS_OF: Final = {"ttft": _ttft, "itl": _gaps}
 
 Numbers = tuple[tuple[str, float], ...]
 
@@ -77,7 +99,7 @@ def log_ratios(blocks: Sequence[Block], name: str) -> list[float]:
     if not all(time > 0 for time in times.values()):
         raise EvidenceError(
             f"latency: {measure.name} cannot be seen in some block",
-            hint="tokens must arrive in more than one piece: let the server stream",
+            hint="tokens must come in more than one piece, and a tail needs many requests",
         )
     pairs = sorted({pair for pair, _ in times})
     return [math.log(times[pair, CANDIDATE] / times[pair, BASELINE]) for pair in pairs]
@@ -135,8 +157,8 @@ def numbers(blocks: Sequence[Block], name: str) -> Numbers:
         (f"{side} {measure.name} [{measure.unit}]", _typical(own, measure, side))
         for side, own in sides.items()
     ]
-    for side, own in sides.items():
-        times = [time for block in own for time in measure.raw(block)]
+    for side, own in sides.items() if measure.tails else ():
+        times = [time for block in own for time in _TAILS_OF[name](block)]
         found += [
             (f"{side} {name}_p{100 * share:.0f} [ms]", 1000 * quantile(times, share))
             for share in TAILS

@@ -117,16 +117,16 @@ def test_a_profile_gives_each_gate_its_usual_margin(tmp_path, profile, margins):
     policy = read(tmp_path, f"{profile}\n{FOUR}")
     found = dict(policy.gates)
     assert policy.profile.value == (profile.split("'")[1] if profile else "standard")
-    assert found["latency"].ttft_margin == found["latency"].itl_margin
+    assert found["latency"].margins.keys() == {"ttft", "itl"}
     own = (found[name].margin for name in ("perplexity", "accuracy", "prompts"))
-    assert (*own, found["latency"].itl_margin) == margins
+    assert (*own, found["latency"].margins["itl"]) == margins
 
 
 def test_a_policys_own_margin_comes_before_its_profiles(tmp_path):
     text = f"profile = 'strict'\n{FOUR}itl_margin = 0.5".replace('"x"', '"x"\nmargin = 0.2')
     found = dict(read(tmp_path, text).gates)
     assert (found["accuracy"].margin, found["perplexity"].margin) == (0.2, 0.005)
-    assert (found["latency"].itl_margin, found["latency"].ttft_margin) == (0.5, None)
+    assert found["latency"].margins == {"itl": 0.5}
 
 
 def test_candidates_share_what_may_go_wrong(tmp_path):
