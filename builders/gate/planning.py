@@ -13,7 +13,6 @@ from typing import Any, Final
 
 from builders.gate import (
     accuracy,
-    answers,
     corpus,
     jsonl,
     latency,
@@ -125,7 +124,7 @@ def _prompts(
 ) -> Iterator[Power]:
     yield power.of_items(
         "prompts",
-        len(answers.read(settings.file, max_tokens=settings.max_tokens)),
+        len(prompts.asked(settings)),
         flips=seen.get("flips", assumed.flips),
         margin=settings.margin,
         confidence=settings.confidence,

@@ -121,16 +121,17 @@ def inputs(settings: Settings) -> dict[str, object]:
 
 def check(settings: Settings) -> None:
     """Refuse a prompt file with any fault, naming the line."""
-    _read(settings)
+    asked(settings)
 
 
-def _read(settings: Settings) -> tuple[Prompt, ...]:
+def asked(settings: Settings) -> tuple[Prompt, ...]:
+    """Read what is asked."""
     return answers.read(settings.file, max_tokens=settings.max_tokens, own=settings.own)
 
 
 def measure(subject: OpenEndpoint, settings: Settings, out: Path, progress: Progress) -> None:
     """Ask every prompt and keep every answer with its score."""
-    prompts = _read(settings)
+    prompts = asked(settings)
     heard = asyncio.run(_ask_all(subject, prompts, settings, progress))
     evidence.write(
         out,
