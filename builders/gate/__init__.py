@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import builders.gate.accuracy
     import builders.gate.latency
     import builders.gate.perplexity
+    import builders.gate.preference
     import builders.gate.prompts
     from builders.gate.evidence import Evidence
 
@@ -28,6 +29,7 @@ GATES: Final[Mapping[str, str]] = {
     "perplexity": "builders.gate.perplexity",
     "accuracy": "builders.gate.accuracy",
     "prompts": "builders.gate.prompts",
+    "preference": "builders.gate.preference",
     "latency": "builders.gate.latency",
 }
 
@@ -199,6 +201,9 @@ if TYPE_CHECKING:
     _controlled: tuple[
         Controlled[builders.gate.perplexity.Settings], Controlled[builders.gate.accuracy.Settings]
     ] = (builders.gate.perplexity, builders.gate.accuracy)
+    _preference: Gate[builders.gate.preference.Settings, builders.gate.latency.Pair] = (
+        builders.gate.preference
+    )
     _latency: Gate[builders.gate.latency.Settings, builders.gate.latency.Pair] = (
         builders.gate.latency
     )

@@ -7,7 +7,7 @@ left open where only the task's own data set knows.
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from builders.gate import (
     latency,
     perplexity,
     power,
+    preference,
     prompts,
     tasks,
 )
@@ -33,6 +34,7 @@ KNOWN: Final = {
     "piqa": 1838, "truthfulqa_mc1": 817, "boolq": 3270, "openbookqa": 500, "gpqa_diamond": 198,
 }  # fmt: skip
 SUBJECTS: Final = {"mmlu": 57}  # a limit counts for each of them
+_DUELS_DECIDED: Final = 0.8  # of a judge's duels; the others are ties
 CHARACTERS: Final = 4  # of English text in a token, as a rule of thumb
 
 
@@ -132,6 +134,22 @@ def _prompts(
     )
 
 
+def _preference(
+    settings: preference.Settings, _assumed: Assumed, seen: Mapping[str, float]
+) -> Iterator[Power]:
+    """A duel won and lost is two halves apart from a tie: harm counts half of a flip."""
+    found = power.of_items(
+        "preference",
+        len(preference.asked(settings)),
+        flips=seen.get("flips", _DUELS_DECIDED),
+        margin=2 * settings.margin,
+        confidence=settings.confidence,
+        unit="prompts",
+    )
+    best = None if found.best is None else found.best / 2
+    yield replace(found, margin=settings.margin, best=best)
+
+
 def _latency(
     settings: latency.Settings, assumed: Assumed, seen: Mapping[str, float]
 ) -> Iterator[Power]:
@@ -150,6 +168,7 @@ _GATES: Final[Mapping[str, Callable[[Any, Assumed, Mapping[str, float]], Iterato
     "perplexity": _perplexity,
     "accuracy": _accuracy,
     "prompts": _prompts,
+    "preference": _preference,
     "latency": _latency,
 }
 

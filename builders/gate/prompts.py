@@ -4,7 +4,6 @@ Paired by prompt: of each, the share of right answers counts, which with one ans
 A server that fails is not a wrong answer: the gate could then not be measured.
 """
 
-import asyncio
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from builders.errors import EvidenceError, UsageError
 from builders.gate import (
     OpenEndpoint,
     answers,
+    asking,
     bootstrap,
     client,
     custom,
@@ -132,43 +132,13 @@ def asked(settings: Settings) -> tuple[Prompt, ...]:
 def measure(subject: OpenEndpoint, settings: Settings, out: Path, progress: Progress) -> None:
     """Ask every prompt and keep every answer with its score."""
     prompts = asked(settings)
-    heard = asyncio.run(_ask_all(subject, prompts, settings, progress))
+    heard = asking.ask_all(subject, prompts, settings, progress)
     evidence.write(
         out,
         gate=NAME,
         settings=inputs(settings),
         samples=[_sample(prompt, heard[prompt.id]) for prompt in prompts],
     )
-
-
-async def _ask_all(
-    subject: OpenEndpoint, prompts: Sequence[Prompt], settings: Settings, progress: Progress
-) -> dict[str, list[client.Answer]]:
-    """Ask each prompt under each seed, several at once."""
-    jobs = [(prompt, number) for prompt in prompts for number in range(settings.samples)]
-    heard: dict[tuple[str, int], client.Answer] = {}
-    async with subject() as endpoint:
-
-        async def work(job: tuple[Prompt, int]) -> None:
-            prompt, number = job
-            request = client.Request(
-                prompt=prompt.prompt,
-                max_tokens=prompt.max_tokens,
-                temperature=settings.temperature,
-                seed=settings.seed + number,
-                stop=prompt.stop,
-            )
-            who = f"prompt {prompt.id}"
-            heard[prompt.id, number] = await client.ask(
-                endpoint, request, who=who, timeout=settings.timeout
-            )
-            progress("prompts", len(heard), len(jobs), unit="answers")
-
-        await client.side_by_side(jobs, work, workers=settings.concurrency)
-    return {
-        prompt.id: [heard[prompt.id, number] for number in range(settings.samples)]
-        for prompt in prompts
-    }
 
 
 def _sample(prompt: Prompt, heard: Sequence[client.Answer]) -> dict[str, object]:
