@@ -4,6 +4,7 @@ import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import fields
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -18,7 +19,12 @@ from builders.render.model import Model
 
 __all__ = ["VARIANTS", "Context", "Model", "check", "models", "render", "texts"]
 
-VARIANTS: Final = {"embedded": "builders.render.embedded"}
+VARIANTS: Final = {
+    "embedded": "builders.render.embedded",
+    "llmapi": "builders.render.llmapi",
+    "vllm": "builders.render.vllm",
+    "inflight_batcher_llm": "builders.render.inflight",
+}
 
 
 class Variant(Protocol):
@@ -29,9 +35,14 @@ class Variant(Protocol):
 
 
 if TYPE_CHECKING:
-    from builders.render import embedded
+    from builders.render import embedded, inflight, llmapi, vllm
 
-    _checked: dict[str, Variant] = {"embedded": embedded}
+    _checked: dict[str, Variant] = {
+        "embedded": embedded,
+        "llmapi": llmapi,
+        "vllm": vllm,
+        "inflight_batcher_llm": inflight,
+    }
 
 
 def models(variant: str, context: Context) -> tuple[Model, ...]:
@@ -42,13 +53,15 @@ def models(variant: str, context: Context) -> tuple[Model, ...]:
 
 
 def texts(variant: str, context: Context) -> dict[str, str]:
-    """Return every file that templates make, by its path in the repository; writes nothing."""
+    """Return every file but the engine's, by its path in the repository; writes nothing."""
     jinja = environment()
-    return {
-        f"{model.name}/{path}": _fill(jinja, template, context)
-        for model in models(variant, context)
-        for path, template in model.templates.items()
-    }
+    made = {}
+    for model in models(variant, context):
+        for path, template in model.templates.items():
+            made[f"{model.name}/{path}"] = _fill(jinja, template, context)
+        for path, program in model.programs.items():
+            made[f"{model.name}/{path}"] = _program(program)
+    return made
 
 
 def render(variant: str, context: Context, engine: Path, out: Path) -> None:
@@ -90,6 +103,11 @@ def _engine_files(engine: Path) -> Iterator[Path]:
             raise UsageError(f"{path}: a symbolic link", hint="an engine holds its files itself")
         if path.is_file():
             yield path
+
+
+def _program(name: str) -> str:
+    file = resources.files("builders.render.programs") / f"{name}.py"
+    return file.read_text(encoding="utf-8")
 
 
 def _fill(jinja: jinja2.Environment, template: str, context: Context) -> str:

@@ -1,7 +1,10 @@
 """No value reaches a file unquoted, and no text leaves its quotes."""
 
+import json
+
 import jinja2
 import pytest
+import yaml
 from google.protobuf import text_format
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -85,4 +88,60 @@ def test_an_undefined_condition_is_refused():
 
 
 def test_no_filter_of_jinja_that_marks_text_as_safe_is_there():
-    assert set(environment().filters) == {"quoted", "whole"}
+    assert set(environment().filters) == {
+        "quoted", "path", "whole", "switch", "number", "yaml", "members",
+    }  # fmt: skip
+
+
+VALUES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(alphabet=st.characters(exclude_categories=("Cs",)))
+)
+KEYS = st.from_regex(r"[a-z][a-z_]{2,12}", fullmatch=True).filter(
+    lambda key: key not in {"yes", "off", "null", "true", "false", "nan"}
+)
+
+
+@given(st.dictionaries(KEYS, VALUES | st.lists(VALUES, max_size=3), min_size=1))
+def test_a_table_comes_back_from_yaml_as_it_was_and_nothing_beside_it(given_table):
+    written = fill("first: 1\n{{ table | yaml }}\nlast: 2\n", table={"t": given_table})
+    assert yaml.safe_load(written) == {"first": 1, "t": given_table, "last": 2}
+
+
+@given(st.dictionaries(st.text(), VALUES | st.lists(VALUES, max_size=3)))
+def test_the_members_of_an_object_come_back_from_json_as_they_were(given_table):
+    written = fill('{"model": "m"{{ table | members }}\n}', table=given_table)
+    assert json.loads(written) == {"model": "m"} | given_table
+
+
+@pytest.mark.parametrize("template", ["{{ value | yaml }}", "{{ value | members }}"])
+def test_what_is_no_table_is_not_written_as_one(template):
+    with pytest.raises(TypeError, match="no table"):
+        fill(template, value="a: 1")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), object(), {1: {2}}])
+def test_what_json_cannot_say_is_refused(value):
+    with pytest.raises(UsageError, match="JSON"):
+        fill("{{ table | members }}", table={"a": value})
+
+
+@pytest.mark.parametrize("value", [1, "true", None])
+def test_what_is_no_switch_is_not_written_as_one(value):
+    with pytest.raises(TypeError, match="neither true nor false"):
+        fill("{{ value | switch }}", value=value)
+
+
+@pytest.mark.parametrize("value", ["0.5", True, 1, None])
+def test_what_is_no_fraction_is_not_written_as_one(value):
+    with pytest.raises(TypeError, match="no number"):
+        fill("{{ value | number }}", value=value)
+
+
+@pytest.mark.parametrize("value", ["../up", 'a"b', "", "a/b", 7])
+def test_what_is_no_name_is_not_written_into_a_path(value):
+    with pytest.raises(TypeError, match="no name"):
+        fill("{{ value | path }}", value=value)

@@ -9,7 +9,7 @@ that start programs and write directories. Imports no TensorRT-LLM.
     flags, rewrites      trtllm-build's command line, and what it will silently change
     launch, log          one process per rank, and what its log says
     effective, compiled  the engine that came out against the one asked for; the build
-    llm_args, emit       the LLM API's YAML, for one version
+    llm_args             the LLM API's YAML, for one version
     commands, llmapi     trtllm-serve, -bench and -eval; the deployable directory
     machine, sidecar     where we are, where an engine was made, and whether both fit
     keys, adopt          what an engine depends on; engines that others built

@@ -4,8 +4,6 @@ Nothing is compiled, so this runs anywhere: what is checked is that the checkpoi
 for, and that this version of TensorRT-LLM knows every key.
 """
 
-import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +12,9 @@ from typing import Final
 from builders import files
 from builders.bundle import Tree, fingerprint
 from builders.checkpoint import Checkpoint
+from builders.emit import render_yaml
 from builders.engine.description import Description, EngineSettings
 from builders.engine.trtllm.effective import read_object
-from builders.engine.trtllm.emit import render_yaml
 from builders.engine.trtllm.flags import TUNING
 from builders.engine.trtllm.llm_args import KV_CACHE, LANE, llm_args
 from builders.engine.trtllm.machine import Gpu, Machine
@@ -32,7 +30,14 @@ _WANTED: Final = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja",
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
-def build(checkpoint: Path, settings: EngineSettings, out: Path, progress: Progress) -> None:
+def build(
+    checkpoint: Path,
+    settings: EngineSettings,
+    out: Path,
+    progress: Progress,
+    *,
+    owned: bool = False,
+) -> None:
     """Fill ``out`` with `checkpoint/`, `llm_api.yaml`, `engine.json` and `enginesmith.json`."""
     request = require(settings)
     source = Checkpoint.open(checkpoint)
@@ -45,11 +50,11 @@ def build(checkpoint: Path, settings: EngineSettings, out: Path, progress: Progr
     with files.disk_errors(f"building {out}"):
         (out / CHECKPOINT).mkdir(parents=True)
         for done, path in enumerate(wanted):
-            progress("link files", done, len(wanted), unit="files")
-            _place(path, out / CHECKPOINT / path.name)
+            progress("place files", done, len(wanted), unit="files")
+            files.place(path, out / CHECKPOINT / path.name, owned=owned)
         files.write_atomic(out / CONFIG, render_yaml(args))
         _describe(request, args, out)
-    progress("link files", len(wanted), len(wanted), unit="files")
+    progress("place files", len(wanted), len(wanted), unit="files")
 
 
 def arguments(source: Checkpoint, request: TrtllmSettings) -> dict[str, object]:
@@ -117,13 +122,3 @@ def _describe(request: TrtllmSettings, args: dict[str, object], out: Path) -> No
 
 def _is_wanted(path: Path) -> bool:
     return not path.name.startswith(".") and path.suffix in _WANTED
-
-
-def _place(source: Path, target: Path) -> None:
-    """Link a file, or copy it where the file system does not link."""
-    real = source.resolve()
-    try:
-        os.link(real, target)
-    except OSError:
-        shutil.copyfile(real, target)
-        target.chmod(0o644)

@@ -8,9 +8,9 @@ import yaml
 
 from builders import ledger
 from builders import recipe as recipes
+from builders.emit import render_yaml
 from builders.engine.trtllm.commands import Bench, Deployed, bench_argv, eval_argv, serve_argv
 from builders.engine.trtllm.convert import export_refusals
-from builders.engine.trtllm.emit import render_yaml
 from builders.engine.trtllm.flags import Places, build_argv
 from builders.engine.trtllm.llm_args import llm_args
 from builders.engine.trtllm.rewrites import predict_rewrites, refusals

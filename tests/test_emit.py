@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builders.engine.trtllm.emit import render_yaml
+from builders.emit import render_yaml
 from builders.errors import UsageError
 
 scalars = (
