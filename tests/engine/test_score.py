@@ -102,3 +102,67 @@ def test_numbers_that_are_not_finite_are_no_evidence(checkpoint, make_engine):
         model._loaded.module.model.norm.weight.data[3] = torch.nan
         with pytest.raises(EvidenceError, match="not finite"):
             model.score([[1, 2, 3]])
+
+
+def few_shot(subjects=2, questions=5, choices=4):
+    """Rows as few-shot tasks make them: long common examples, a question, a choice of one token."""
+    made = []
+    for subject in range(subjects):
+        (shots,) = rows_of(60, seed=subject)
+        for question in rows_of(*range(3, 3 + questions), seed=subject + 50):
+            made += [[*shots, *question, choice] for choice in range(10, 10 + choices)]
+        made.append([*shots, 7])  # the examples themselves, with an end
+        made.append(shots[:-1])
+        made.append([*shots, 7, 8, 9, 10])  # a choice of several tokens
+    return made
+
+
+def test_rows_that_begin_alike_score_as_each_alone(tiny, monkeypatch):
+    rows = [*few_shot(), *rows_of(5, 9), [4], [4]]
+    monkeypatch.setattr(scoring, "_WORTH", 1 << 30)
+    alone = [tiny.score([row])[0] for row in rows]
+    monkeypatch.setattr(scoring, "_WORTH", 10)
+    passes = []
+    whole = tiny._loaded.module.forward
+    monkeypatch.setattr(
+        tiny._loaded.module, "forward",
+        lambda **given: passes.append(given["input_ids"].shape) or whole(**given),
+    )  # fmt: skip
+    for found, expected in zip(tiny.score(rows), alone, strict=True):
+        np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=1e-4)
+        assert found.greedy.tolist() == expected.greedy.tolist()
+    computed = sum(lines * width for lines, width in passes)
+    assert computed < sum(map(len, rows)) / 8
+
+
+def test_a_shared_beginning_is_rounded_as_a_narrow_cache_rounds_it(make_engine, monkeypatch):
+    engine = make_engine(DEMO, context=256, dtype=Format.FP32, kv_cache=Format.FP8)
+    with Embedded.load(engine, device="cpu") as model:
+        rows = few_shot()
+        monkeypatch.setattr(scoring, "_WORTH", 1 << 30)
+        apart = model.score(rows)
+        monkeypatch.setattr(scoring, "_WORTH", 10)
+        for found, expected in zip(model.score(rows), apart, strict=True):
+            np.testing.assert_allclose(found.logprobs, expected.logprobs, atol=2e-3)
+
+
+def test_distributions_are_the_likeliest_tokens_of_each_place(demo):
+    rows = [demo.tokenize(TEXT), demo.tokenize(TEXT)[:7], [5]]
+    found = demo.distributions(rows, 4)
+    for row, scores, likely in zip(rows, demo.score(rows), found, strict=True):
+        assert likely.tokens.shape == likely.logprobs.shape == (len(row) - 1, 4)
+        assert (np.diff(likely.logprobs, axis=-1) <= 0).all()
+        first = likely.tokens[:, 0] == np.array(row[1:], dtype=int)
+        assert first.tolist() == scores.greedy.tolist()
+        np.testing.assert_allclose(
+            likely.logprobs[first, 0], scores.logprobs[scores.greedy], atol=1e-4
+        )
+    assert demo.distributions(rows, 4096)[1].logprobs[0].astype(float).sum() < 0
+    np.testing.assert_allclose(
+        np.exp(demo.distributions(rows, 4096)[1].logprobs).sum(-1), 1, atol=1e-4
+    )
+
+
+def test_distributions_refuse_what_scores_refuse(tiny):
+    with pytest.raises(EvidenceError, match="outside the vocabulary"):
+        tiny.distributions([[5, 4096]], 2)

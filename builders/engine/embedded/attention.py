@@ -2,6 +2,7 @@
 
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
@@ -22,7 +23,7 @@ def attend(
     scaling: float | None = None,
     **kwargs: object,
 ) -> tuple[Tensor, None]:
-    """Attend causally without a mask; with one token a row, to all keys that the mask shows."""
+    """Attend causally, to what was kept before too; with one token a row, to what a mask shows."""
     asked = [name for name in _UNKNOWN if kwargs.get(name) is not None]
     if asked:
         raise ToolError(
@@ -40,7 +41,12 @@ def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) ->
     shared = query.shape[1] // key.shape[1]
     if shared > 1:
         key, value = key.repeat_interleave(shared, 1), value.repeat_interleave(shared, 1)
-    return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    given, read = query.shape[2], key.shape[2]
+    if read == given:
+        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=scaling)
+    ones = torch.ones(given, read, dtype=torch.bool, device=query.device)
+    mask = ones.tril(read - given)  # the last token reads all, whatever was kept before
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
 
 
 def _decode(

@@ -67,6 +67,35 @@ class Passing(Cache):
         return self.rounded(key_states, value_states, layer_idx)
 
 
+class Beginning(Cache):
+    """Keeps what passes first, one row; what passes then, many rows, reads it before its own."""
+
+    def __init__(self, scales: KvScales) -> None:
+        """Keep nothing yet."""
+        super().__init__(scales)
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        layer_idx: int,
+        *_args: object,
+        **_kwargs: object,
+    ) -> tuple[Tensor, Tensor]:
+        """Return what attention reads: the beginning of each row, then what came now."""
+        keys, values = self.rounded(key_states, value_states, layer_idx)
+        if layer_idx not in self._kept:
+            self._kept[layer_idx] = (keys, values)
+            return keys, values
+        first_keys, first_values = self._kept[layer_idx]
+        rows = len(keys)
+        return (
+            torch.cat((first_keys.expand(rows, -1, -1, -1), keys), 2),
+            torch.cat((first_values.expand(rows, -1, -1, -1), values), 2),
+        )
+
+
 class Slots(Cache):
     """A place per running request; rows 0 to n - 1 are in use, so a batch is one slice.
 

@@ -16,7 +16,7 @@ from builders.engine.embedded.builder import CHECKPOINT
 from builders.engine.embedded.generate import Batcher, Request, Sink, Ticket
 from builders.engine.embedded.loader import Loaded, load
 from builders.engine.embedded.sampling import Chooser
-from builders.engine.embedded.score import TokenScores
+from builders.engine.embedded.score import Choices, TokenScores
 from builders.engine.embedded.text import GrowingText, StopStrings, Tokenizer
 from builders.engine.embedded.types import Chunk, Sampling
 from builders.errors import ToolError, UsageError
@@ -82,6 +82,13 @@ class Embedded:
         """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
         scoring.check_rows(rows, context=self.context, vocabulary=self.vocabulary)
         return scoring.score(self._loaded, rows, progress=progress)
+
+    def distributions(
+        self, rows: Sequence[Sequence[int]], top: int, *, progress: Progress = silent
+    ) -> list[Choices]:
+        """Return the ``top`` likeliest tokens at each place of each row from the second on."""
+        scoring.check_rows(rows, context=self.context, vocabulary=self.vocabulary)
+        return scoring.distributions(self._loaded, rows, top, progress=progress)
 
     def submit(self, prompt: str | Sequence[int], sampling: Sampling, sink: Sink) -> Ticket:
         """Queue a prompt; ``sink`` gets its chunks, in order, on the thread that computes."""

@@ -1,16 +1,23 @@
-"""Log-probabilities of given tokens, in batches of rows of similar length."""
+"""Log-probabilities of given tokens: batches of similar length, shared beginnings once.
 
-from collections.abc import Iterator, Sequence
+A row's last token is only scored, never read, so rows that differ in it are one text. Texts that
+begin alike, as few-shot questions do, read their beginning once and go on from its keys and values.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from builders.engine.embedded.cache import Passing
+from builders.engine.embedded import prefixes
+from builders.engine.embedded.cache import Beginning, Cache, Passing
 from builders.engine.embedded.loader import Loaded
+from builders.engine.embedded.prefixes import Text
 from builders.errors import EvidenceError
 from builders.progress import Progress
 
@@ -18,6 +25,7 @@ from builders.progress import Progress
 # and first touches then cost more than the products (measured with 4096 tokens of vocabulary).
 _LOGITS: Final = 1 << 23
 _TOKENS: Final = 1 << 13
+_WORTH: Final = 1 << 10  # tokens that a shared beginning must save: passes cost time of their own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,22 +36,158 @@ class TokenScores:
     greedy: NDArray[np.bool_]
 
 
+_NOTHING: Final = TokenScores(np.zeros(0, np.float32), np.zeros(0, np.bool_))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Choices:
+    """The likeliest tokens at each place of a row from the second on, and ln p of each."""
+
+    tokens: NDArray[np.int32]
+    logprobs: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Start:
+    """A beginning that was read: its keys and values, its own scores, what it says comes next."""
+
+    cache: Cache
+    length: int
+    inside: TokenScores
+    logprobs: NDArray[np.float32]
+    best: int
+
+    def then(self, token: int) -> TokenScores:
+        """Score a token right after the beginning."""
+        return TokenScores(self.logprobs[token : token + 1], np.array([token == self.best]))
+
+
+Ends = Mapping[Text, Sequence[int]]  # what follows each text, in some row
+Batch = dict[tuple[Text, int], TokenScores]  # by a text and the token that ends it
+
+
 def score(
     loaded: Loaded, rows: Sequence[Sequence[int]], *, progress: Progress
 ) -> list[TokenScores]:
     """Score rows; each batch is padded on the right, where causal attention never looks."""
-    budget = max(1, min(_TOKENS, _LOGITS // loaded.vocabulary))
-    total = sum(len(row) for row in rows)
-    found: dict[int, TokenScores] = {}
-    done = 0
-    for batch in _batches([len(row) for row in rows], budget):
+    ends: dict[Text, dict[int, None]] = defaultdict(dict)
+    for row in rows:
+        ends[tuple(row[:-1])][row[-1]] = None
+    known = {text: tuple(tokens) for text, tokens in ends.items() if text}
+    found: Batch = {((), token): _NOTHING for token in ends.get((), ())}
+    total, done = sum(map(len, rows)), 0
+    for batch in _every(loaded, known):
         progress("score", done, total, unit="tokens")
-        scored = _batch(loaded, [rows[index] for index in batch])
-        found.update(zip(batch, scored, strict=True))
-        done += sum(len(rows[index]) for index in batch)
+        found.update(batch)
+        done = min(done + sum(len(text) + 1 for text, _ in batch), total)
     progress("score", total, total, unit="tokens")
     loaded.memory.forget()
-    return [found[index] for index in range(len(rows))]
+    return [found[tuple(row[:-1]), row[-1]] for row in rows]
+
+
+def distributions(
+    loaded: Loaded, rows: Sequence[Sequence[int]], top: int, *, progress: Progress
+) -> list[Choices]:
+    """Return the ``top`` likeliest tokens at each place of each row from the second on."""
+    found: dict[int, Choices] = {}
+    texts = [tuple(row[:-1]) for row in rows]
+    for places in _batches([max(len(text), 1) for text in texts], _budget(loaded)):
+        progress("distributions", len(found), len(rows), unit="rows")
+        tokens, logprobs = _likeliest(loaded, [texts[place] or (0,) for place in places], top)
+        for line, place in enumerate(places):
+            count = len(texts[place])
+            _refuse_odd(logprobs[line, :count])
+            found[place] = Choices(tokens[line, :count], logprobs[line, :count])
+    loaded.memory.forget()
+    return [found[place] for place in range(len(rows))]
+
+
+@torch.inference_mode()
+def _likeliest(
+    loaded: Loaded, texts: Sequence[Text], top: int
+) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    logits = forward(loaded, _padded(loaded, texts))
+    values, tokens = logits.topk(top, dim=-1)
+    logprobs = values - logits.logsumexp(-1, keepdim=True)
+    return tokens.int().cpu().numpy(), logprobs.cpu().numpy()
+
+
+def _every(loaded: Loaded, ends: Ends) -> Iterator[Batch]:
+    """Score all texts, batch by batch, those that begin alike from their beginning on."""
+    texts = list(ends)
+    for group in prefixes.grouped(texts, worth=_WORTH):
+        members = [texts[place] for place in group.places]
+        start = _start(loaded, members[0][: group.shared])
+        yield from _group(loaded, members, ends, start)
+
+
+@torch.inference_mode()
+def _start(loaded: Loaded, shared: Text) -> _Start:
+    if not shared:
+        cache = Passing(loaded.kv_scales)
+        return _Start(cache, 0, _NOTHING, np.zeros(0, np.float32), -1)
+    kept = Beginning(loaded.kv_scales)
+    tokens = torch.tensor([shared], device=loaded.device)
+    logits = loaded.logits(tokens, _positions(tokens, 0), kept)
+    logprobs, greedy, _, _ = _read(logits, tokens)
+    last = logits[0, -1].log_softmax(-1)
+    return _Start(
+        kept,
+        len(shared),
+        TokenScores(logprobs[0], greedy[0]),
+        last.cpu().numpy(),
+        int(last.argmax()),
+    )
+
+
+def _group(loaded: Loaded, texts: Sequence[Text], ends: Ends, start: _Start) -> Iterator[Batch]:
+    whole = [text for text in texts if len(text) == start.length]
+    for text in whole:  # the beginning itself: at most one, as texts differ
+        yield {(text, end): _joined(start.inside, start.then(end)) for end in ends[text]}
+    longer = [text for text in texts if len(text) > start.length]
+    for places in _batches([len(text) - start.length for text in longer], _budget(loaded)):
+        yield _batch(loaded, [longer[place] for place in places], ends, start)
+
+
+@torch.inference_mode()
+def _batch(loaded: Loaded, texts: Sequence[Text], ends: Ends, start: _Start) -> Batch:
+    tails = [text[start.length :] for text in texts]
+    padded = _padded(loaded, tails)
+    logits = loaded.logits(padded, _positions(padded, start.length), start.cache)
+    logprobs, greedy, sums, best = _read(logits, padded)
+    found: Batch = {}
+    for line, (text, tail) in enumerate(zip(texts, tails, strict=True)):
+        last = len(tail) - 1
+        inside = TokenScores(logprobs[line, :last], greedy[line, :last])
+        if start.length:
+            inside = _joined(start.inside, start.then(tail[0]), inside)
+        wanted = torch.tensor(ends[text], device=logits.device)
+        values = logits[line, last, wanted].cpu().numpy() - sums[line, last]
+        for end, value in zip(ends[text], values, strict=True):
+            ending = TokenScores(np.array([value], np.float32), np.array([best[line, last] == end]))
+            found[text, end] = _joined(inside, ending)
+    return found
+
+
+def _read(logits: Tensor, tokens: Tensor) -> tuple[NDArray[Any], ...]:
+    """Return, of each token but the first, ln p and whether it came first; then sums and bests."""
+    sums, best = logits.logsumexp(-1), logits.argmax(-1)
+    chosen = logits[:, :-1].gather(-1, tokens[:, 1:].unsqueeze(-1)).squeeze(-1)
+    parts = (chosen - sums[:, :-1], best[:, :-1] == tokens[:, 1:], sums, best)
+    return tuple(part.cpu().numpy() for part in parts)
+
+
+def _joined(*parts: TokenScores) -> TokenScores:
+    joined = TokenScores(
+        np.concatenate([part.logprobs for part in parts]),
+        np.concatenate([part.greedy for part in parts]),
+    )
+    _refuse_odd(joined.logprobs)
+    return joined
+
+
+def _budget(loaded: Loaded) -> int:
+    return max(1, min(_TOKENS, _LOGITS // loaded.vocabulary))
 
 
 def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -58,33 +202,27 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         yield batch
 
 
-@torch.inference_mode()
-def _batch(loaded: Loaded, rows: Sequence[Sequence[int]]) -> list[TokenScores]:
-    width = max(len(row) for row in rows)
-    padded = torch.tensor([[*row, *[0] * (width - len(row))] for row in rows]).to(loaded.device)
-    if width == 1:
-        return [_scores(padded[0, :0].float(), padded[0, :0].bool()) for _ in rows]
-    logits = forward(loaded, padded[:, :-1])
-    targets = padded[:, 1:]
-    chosen = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-    logprobs, greedy = chosen - logits.logsumexp(-1), logits.argmax(-1) == targets
-    ends = [len(row) - 1 for row in rows]
-    return [_scores(logprobs[i, :end], greedy[i, :end]) for i, end in enumerate(ends)]
+def _padded(loaded: Loaded, texts: Sequence[Text]) -> Tensor:
+    width = max(map(len, texts))
+    padded = [[*text, *[0] * (width - len(text))] for text in texts]
+    return torch.tensor(padded).to(loaded.device)
+
+
+def _positions(tokens: Tensor, first: int) -> Tensor:
+    return torch.arange(first, first + tokens.shape[1], device=tokens.device).expand_as(tokens)
 
 
 def forward(loaded: Loaded, tokens: Tensor) -> Tensor:
     """Compute the float32 logits of whole sequences."""
-    positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-    return loaded.logits(tokens, positions, Passing(loaded.kv_scales))
+    return loaded.logits(tokens, _positions(tokens, 0), Passing(loaded.kv_scales))
 
 
-def _scores(logprobs: Tensor, greedy: Tensor) -> TokenScores:
-    if not bool(torch.isfinite(logprobs).all()):
+def _refuse_odd(logprobs: NDArray[np.float32]) -> None:
+    if not np.isfinite(logprobs).all():
         raise EvidenceError(
             "the model computed log-probabilities that are not finite",
             hint="look for broken scales: inspect the checkpoint, then quantize again",
         )
-    return TokenScores(logprobs.float().cpu().numpy(), greedy.cpu().numpy())
 
 
 def check_rows(rows: Sequence[Sequence[int]], *, context: int, vocabulary: int) -> None:
