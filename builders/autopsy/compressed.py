@@ -71,7 +71,7 @@ class Group:
         if self.weights.get("strategy") == "block":
             sides = self.weights.get("block_structure")
             down, across = sides if isinstance(sides, list) and len(sides) == 2 else (128, 128)
-            return (tiles(whole(down, 128), whole(across, 128)),)
+            return (tiles(max(whole(down, 128), 1), max(whole(across, 128), 1)),)
         if self.weights.get("strategy") == "tensor":
             return _ONE
         return (groups,) if self.size else (column,)

@@ -208,7 +208,7 @@ def hqq(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         raise _unknown(checkpoint, f"HQQ along axis {settings['axis']}", "axis 1")
     kept = texts(said.get("skip_modules")) or ("lm_head",)
     left = names.skipped(kept)
-    usual = _hqq(bits, whole(settings.get("group_size"), 64))
+    usual = _hqq(bits, max(whole(settings.get("group_size"), 64), 1))
     return Recognized(
         method="hqq",
         algorithm=usual.name,

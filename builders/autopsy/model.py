@@ -47,8 +47,8 @@ def _numbers(checkpoint: Checkpoint) -> Iterator[Finding]:
         at = _AT.match(name)
         if at and not _ASIDE(at[1]):
             found_at.setdefault(at[1], {}).setdefault(int(at[2]), name)
-    if len(found_at) != 1 or not total:
-        return
+    if len(found_at) != 1 or not total or checkpoint.config.get("is_encoder_decoder") is True:
+        return  # more than one tower: config.json does not say which one it counts
     ((prefix, there),) = found_at.items()
     for number in range(total):
         if number not in there:

@@ -204,7 +204,7 @@ def beside(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
         return None
     try:
         said = json.loads(file.read_text(encoding="utf-8"))["quantization"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         said = error
     if not isinstance(said, Mapping):
         raise UsageError(
@@ -259,7 +259,7 @@ def _stored(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Storage:
         raise _unknown(checkpoint, "algorithm", name, ALGORITHMS)
     stored = ALGORITHMS[name].storage
     group = whole(said.get("group_size"))
-    return replace(stored, group=group) if group and stored.weights is Format.INT4 else stored
+    return replace(stored, group=group) if group > 0 and stored.weights is Format.INT4 else stored
 
 
 def _most(named: Mapping[str, Storage]) -> Storage | None:

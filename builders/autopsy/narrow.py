@@ -20,7 +20,8 @@ _ONE: Final = scale("F32 BF16", scalar, single)
 def fp8(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
     """Read an FP8 declaration: a scale per tile (``weight_block_size``), or one per tensor."""
     sides = said.get("weight_block_size")
-    if sides is not None and not (isinstance(sides, list) and len(sides) == 2):
+    two = isinstance(sides, list) and len(sides) == 2 and all(whole(side) > 0 for side in sides)
+    if sides is not None and not two:
         raise UsageError(
             f"{checkpoint.path / 'config.json'}: weight_block_size is {sides!r}, not two numbers",
             hint="DeepSeek's is [128, 128]",

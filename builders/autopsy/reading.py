@@ -46,7 +46,7 @@ def read(path: Path) -> Opened:
     tensors: dict[str, TensorInfo] = {}
     findings = [*_shards(present, wanted, index)]
     for file in wanted:
-        findings += _read_shard(path / file, tensors) if (path / file).is_file() else ()
+        findings += _read_shard(path / file, tensors) if path / file in present else ()
     if index:
         bad = {one.where for one in findings if one.rule.startswith("shard-")}
         findings += _index(index, tensors, set(wanted) - bad)
@@ -60,7 +60,7 @@ def _object(file: Path) -> Mapping[str, object]:
         data = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{file}: no such file", hint="is this a model directory?") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{file}: not valid JSON ({error})", hint="fetch it again") from error
     if not isinstance(data, dict):
         raise UsageError(f"{file}: must hold a JSON object", hint="fetch it again")

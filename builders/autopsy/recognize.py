@@ -89,7 +89,7 @@ def _most(checkpoint: Checkpoint) -> Format:
 def _read(file: Path) -> Mapping[str, Any]:
     try:
         said = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"{file}: not valid JSON ({error})", hint="fetch this file again"
         ) from error

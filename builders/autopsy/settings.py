@@ -30,7 +30,7 @@ def load(file: Path) -> Mapping[str, Any]:
     """Read a JSON object; empty for a file that is absent or holds none."""
     try:
         return mapping(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

@@ -11,7 +11,9 @@ from builders.autopsy.recognized import Recognized
 from builders.autopsy.storage import FLOATS, Part, Shape, Storage, size
 from builders.checkpoint import TensorInfo
 
-KV_PARTS: Final = frozenset({"k_scale", "v_scale", "kv_scale", "k_bias", "v_bias", "output_scale"})
+KV_PARTS: Final = frozenset(
+    {"q_scale", "k_scale", "v_scale", "kv_scale", "k_bias", "v_bias", "output_scale"}
+)
 # What only a quantized layer has, whoever wrote it.
 SCALES: Final = frozenset({
     "weight_scale", "weight_scale_2", "weight_scale_inv", "weight_global_scale", "input_scale",

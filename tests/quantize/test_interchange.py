@@ -125,6 +125,16 @@ def test_transformers_5_reads_from_our_config_what_it_reads_from_the_source(
     assert (ours["rope_scaling"] is None) == (scaling is None)
 
 
+def test_an_export_of_another_method_needs_no_file_of_modelopts(export, source, tmp_path):
+    shutil.copytree(export("fp8").path, tmp_path / "out")
+    (tmp_path / "out" / "hf_quant_config.json").unlink()
+    finish(source, tmp_path / "out")
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["rope_theta"] == 10000.0
+    assert config["quantization_config"]["quant_algo"] == "FP8"
+    assert not (tmp_path / "out" / "hf_quant_config.json").exists()
+
+
 def test_every_file_that_a_reader_looks_for_is_carried_over(export, source, tmp_path):
     shutil.copytree(source.path, tmp_path / "source")
     shutil.copytree(export("fp8").path, tmp_path / "out")
