@@ -1,5 +1,6 @@
 """The command line: the only room that knows Click, and the only one that knows a terminal."""
 
+import keyword
 import os
 import signal
 import sys
@@ -26,6 +27,8 @@ COMMANDS: Final = {
     "history": "List what a channel pointed to, newest first.",
     "rollback": "Point a channel back to an earlier release.",
     "keygen": "Make the key that signs releases.",
+    "inspect": "Examine a checkpoint tensor by tensor: does it hold what it declares?",
+    "import": "Recognize a pre-quantized checkpoint and print its part of a release.toml.",
     "recipes": "List the recipes, and what each is good for.",
     "tiers": "List the GPU tiers: what each multiplies, and the recipes it takes.",
     "matrix-of-support": "Say what works: tier, recipe, runtime, version, and why not.",
@@ -54,7 +57,8 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(f"{__name__}.{cmd_name.replace('-', '_')}").command
+        name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
+        command: click.Command = import_module(f"{__name__}.{name}").command
         return command
 
     def resolve_command(
