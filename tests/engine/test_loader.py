@@ -255,13 +255,6 @@ def test_layers_without_attention_are_refused(checkpoint, tmp_path):
         load(copied(checkpoint, tmp_path / "mixed", **mixed), PLAIN, CPU)
 
 
-def test_fused_experts_are_refused_by_name(tmp_path):
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-    saved(tmp_path / "moe", "qwen3_moe", head_dim=16, **experts)
-    with pytest.raises(ToolError, match=r"needs model\.layers\.0\.mlp\.experts\.gate_up_proj"):
-        load(tmp_path / "moe", PLAIN, CPU)
-
-
 def test_buffers_that_initialization_leaves_alone_are_refused(checkpoint, monkeypatch):
     from transformers.models.llama.modeling_llama import LlamaForCausalLM
 

@@ -44,6 +44,16 @@ class Layers:
         self._tensors.expect(source, layer.matrix.shape, (empty.out_features, empty.in_features))
         return layer
 
+    def plain(self, name: str, values: Tensor) -> Linear:
+        """Make a layer of a piece of the unquantized tensor ``name``."""
+        if self._declaration.scheme(name) is not None or values.element_size() == 1:
+            raise ToolError(
+                f"{self._tensors.checkpoint.path}: {name} is quantized as one tensor, which the "
+                "embedded runtime cannot read",
+                hint="export again, with a matrix per expert",
+            )
+        return self._plain(values, None, logits=False)
+
     def _source(self, weight: str, tied: str | None) -> str:
         """Return the tensor that fills a weight; a tied one may be stored twice, if equally."""
         if tied is None or tied not in self._tensors:

@@ -16,11 +16,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from builders.checkpoint import Checkpoint
 from builders.engine.description import EngineSettings
-from builders.engine.embedded import attention, layout
+from builders.engine.embedded import attention, experts, layout
 from builders.engine.embedded.cache import Cache, KvScale, KvScales, Passing
 from builders.engine.embedded.layers import Layers, tied_weights
 from builders.engine.embedded.layout import Declaration
 from builders.engine.embedded.linear import Memory
+from builders.engine.embedded.names import Names
 from builders.engine.embedded.tensors import Tensors
 from builders.errors import ToolError
 from builders.formats import Format
@@ -71,11 +72,13 @@ def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
     config = _config(checkpoint, settings)
     dtype = DTYPES[settings.dtype] if settings.dtype else _own_dtype(config)
     module = _empty(checkpoint, config, dtype)
-    memory = Memory()
+    names, memory = Names(module, checkpoint.tensors), Memory()
     with Tensors(checkpoint, device) as tensors:
+        layers = Layers(tensors, declaration, dtype, memory)
         kv_scales = _kv_scales(module, tensors, settings, dtype)
-        _replace_linears(module, Layers(tensors, declaration, dtype, memory))
-        _fill(module, tensors, dtype)
+        experts.replace(module, layers, tensors, names)
+        _replace_linears(module, layers, names)
+        _fill(module, tensors, names, dtype)
     _restore_buffers(module, device, checkpoint)
     loaded = Loaded(
         module=module.eval().requires_grad_(requires_grad=False),
@@ -158,21 +161,28 @@ def _empty(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module
     return module
 
 
-def _replace_linears(module: nn.Module, layers: Layers) -> None:
+def _replace_linears(module: nn.Module, layers: Layers, names: Names) -> None:
     head = module.get_output_embeddings()  # type: ignore[operator] # a transformers module
     tied = tied_weights(module)
     found = [(name, part) for name, part in module.named_modules() if isinstance(part, nn.Linear)]
     for name, empty in found:
-        read = layers.read(name, empty, tied=tied.get(f"{name}.weight"), logits=empty is head)
+        stored, shared = names.stored(f"{name}.weight"), tied.get(f"{name}.weight")
+        read = layers.read(
+            stored.removesuffix(".weight"),
+            empty,
+            tied=shared and names.stored(shared),
+            logits=empty is head,
+        )
         owner, _, attribute = name.rpartition(".")
         setattr(module.get_submodule(owner), attribute, read)
 
 
-def _fill(module: nn.Module, tensors: Tensors, dtype: torch.dtype) -> None:
+def _fill(module: nn.Module, tensors: Tensors, names: Names, dtype: torch.dtype) -> None:
     """Fill what is no linear layer: embeddings, norms, persistent buffers."""
     for name, empty in module.state_dict(keep_vars=True).items():
-        found = tensors[name]
-        tensors.expect(name, found.shape, empty.shape)
+        stored = names.stored(name)
+        found = tensors[stored]
+        tensors.expect(stored, found.shape, empty.shape)
         value = found.to(dtype, copy=True) if found.is_floating_point() else found.clone()
         if isinstance(empty, nn.Parameter):
             value = nn.Parameter(value, requires_grad=False)
