@@ -23,7 +23,12 @@ SCALES: Final = frozenset({
     "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
     "weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4",
 })  # fmt: skip
-_SENSITIVE: Final = frozenset({Role.OUTPUT, Role.EMBEDDING, Role.ROUTER, Role.VISION})
+_SENSITIVE: Final = {
+    Role.OUTPUT: "the output layer",
+    Role.EMBEDDING: "an embedding",
+    Role.ROUTER: "a router",
+    Role.VISION: "part of a vision tower",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,16 +145,15 @@ def _where(recognized: Recognized) -> str:
 
 
 def _sensitive(layer: Layer, recognized: Recognized, declared: Storage) -> Iterator[Finding]:
-    """What few bits hurt most, or no runtime reads, must be asked for by name."""
+    """What few bits hurt most, or no runtime reads; only an output layer can be asked for."""
     if layer.role not in _SENSITIVE:
         return
-    meant = layer.module in recognized.named or not recognized.explicit
-    warn = meant or layer.role is Role.VISION
-    where = "a vision tower" if layer.role is Role.VISION else f"an {layer.role.value} layer"
+    meant = layer.role is Role.OUTPUT and layer.module in recognized.named
+    warn = meant or layer.role is Role.VISION or not recognized.explicit
     yield found(
         "layer-sensitive",
         layer.module,
-        f"is {where.replace('an r', 'a r')} and quantized ({declared.name})",
+        f"is {_SENSITIVE[layer.role]}, and quantized ({declared.name})",
         severity=Severity.WARN if warn else Severity.STOP,
     )
 

@@ -104,6 +104,25 @@ def test_an_output_layer_that_is_declared_by_name_only_warns(spoiled):
     assert found.sound
 
 
+def test_an_embedding_that_mixed_precision_names_stops_the_line_all_the_same(spoiled):
+    """ModelOpt's NVFP4_FP8_MHA_CONFIG has no exclusions, and its export names all it did."""
+
+    def change(fake):
+        fake.tensors["model.embed_tokens.weight"] = (
+            "F8_E4M3",
+            np.full((4096, 128), 0x38, np.uint8),
+        )
+        for part in ("weight_scale", "input_scale"):
+            fake.tensors[f"model.embed_tokens.{part}"] = ("F32", np.array(0.02, np.float32))
+        layers = _beside(fake)["quantized_layers"]
+        layers["model.embed_tokens"] = {"quant_algo": "FP8"}
+        fake.declare(quantized_layers=layers)
+
+    found = spoiled("modelopt mixed", change)
+    assert rules(found) == {"layer-sensitive": "model.embed_tokens"}
+    assert not found.sound
+
+
 @pytest.mark.parametrize(
     ("module", "severity"),
     [
