@@ -78,8 +78,8 @@ class Spec:
     def read(cls, file: Path, overrides: Sequence[str] = ()) -> Self:
         """Read a file, apply ``a.b=value`` overrides, refuse what is unknown or ill-typed."""
         data = read_toml(file)
-        for override in overrides:
-            _override(data, override)
+        for setting in overrides:
+            override(data, setting)
         base = file.resolve().parent
         with Table(data, place=str(file)) as top:
             target = _target(top.table("target"))
@@ -172,17 +172,17 @@ def _serve(table: Table) -> Serve:
         )
 
 
-def _override(data: dict[str, object], override: str) -> None:
+def override(data: dict[str, object], setting: str) -> None:
     """Set one ``a.b=value``: the value is TOML where it parses as such, else a string."""
-    dotted, equals, text = override.partition("=")
+    dotted, equals, text = setting.partition("=")
     keys = [key.strip() for key in dotted.split(".")]
     if not equals or not all(keys):
-        raise UsageError(f"--set {override}: not of the form table.key=value")
+        raise UsageError(f"--set {setting}: not of the form table.key=value")
     table: dict[str, object] = data
     for key in keys[:-1]:
         inner = table.setdefault(key, {})
         if not isinstance(inner, dict):
-            raise UsageError(f"--set {override}: {key} is not a table")
+            raise UsageError(f"--set {setting}: {key} is not a table")
         table = inner
     table[keys[-1]] = _value(text.strip())
 

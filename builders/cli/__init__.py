@@ -20,6 +20,8 @@ COMMANDS: Final = {
     "build": "Build the engine that the runtime loads.",
     "render": "Render the Triton model repository.",
     "gate": "Judge the candidate against its baseline.",
+    "latency": "Judge two servers by URL: is the second as fast as the first?",
+    "time": "Time an engine in this process: prefill, decoding, tokens a second.",
     "promote": "Promote what the gates let through.",
     "serve": "Serve a promoted release on a real Triton at loopback.",
     "show": "Show what a release is made of, and its verdicts.",

@@ -98,11 +98,11 @@ def measure(subject: Pair, settings: Settings, out: Path, progress: Progress) ->
 
 async def _run(subject: Pair, settings: Settings, progress: Progress) -> Run:
     load = settings.loaded()
+    exact = await calibration.calibrate(load.concurrency)
     async with subject.baseline() as baseline, subject.candidate() as candidate:
         sides = {BASELINE: baseline, CANDIDATE: candidate}
         for side, endpoint in sides.items():
             await coherence.refuse_silence(endpoint, load, side=side)
-        exact = await calibration.calibrate(load.concurrency)
         for side, endpoint in sides.items():
             await replay.warm(endpoint, load, side=side)
         if settings.utilization:

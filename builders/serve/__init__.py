@@ -20,6 +20,7 @@ __all__ = [
     "StreamedChunk",
     "TritonRuntime",
     "TritonServer",
+    "connect",
     "endpoint",
     "preflight",
     "smoke_test",
@@ -59,6 +60,12 @@ def endpoint(
         "AbstractAsyncContextManager[Endpoint]",
         made(server.grpc_url, name, obituary=server.obituary),
     )
+
+
+def connect(grpc_url: str, model: str) -> Callable[[], AbstractAsyncContextManager[Endpoint]]:
+    """Return what opens a streaming client of a server that somebody else runs."""
+    made = _load("grpc").TritonEndpoint
+    return lambda: cast("AbstractAsyncContextManager[Endpoint]", made(grpc_url, model))
 
 
 def smoke_test(server: TritonServer, prompt: str = "Hello", tokens: int = 4) -> str:

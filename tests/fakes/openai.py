@@ -2,8 +2,9 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 CUT = object()  # in a reply: the connection is cut
@@ -102,6 +103,29 @@ class Canned:
                 writer.write(part)
                 await writer.drain()
         return True
+
+
+@contextmanager
+def serving_aside(reply):
+    """Serve in a thread of its own, for clients that run their own event loop."""
+    canned = reply if isinstance(reply, Canned) else Canned(reply)
+    loop, ready = asyncio.new_event_loop(), threading.Event()
+
+    async def serve(over):
+        async with serving(canned):
+            ready.set()
+            await over.wait()
+
+    over = asyncio.Event()
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(over),))
+    thread.start()
+    ready.wait(10)
+    try:
+        yield canned
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join()
+        loop.close()
 
 
 @asynccontextmanager
