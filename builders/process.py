@@ -38,7 +38,11 @@ def _bound(argv: Sequence[str], env: Mapping[str, str] | None) -> list[str]:
 
 
 def start(
-    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start a long-running program in its own session, its output going to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -49,6 +53,7 @@ def start(
             stdout=output,
             stderr=subprocess.STDOUT,
             env=None if env is None else dict(env),
+            cwd=folder,
             start_new_session=True,
         )
 

@@ -12,11 +12,13 @@ from typing import Protocol, cast
 
 from builders.errors import ToolError
 from builders.serve.chunk import StreamedChunk
+from builders.serve.hosting import Hosting
 from builders.serve.launch import TritonServer, tritonserver
 from builders.serve.triton import TritonRuntime
 
 __all__ = [
     "Endpoint",
+    "Hosting",
     "StreamedChunk",
     "TritonRuntime",
     "TritonServer",

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import tempfile
 import time
@@ -15,15 +16,16 @@ from typing import Final
 
 from builders import process
 from builders.errors import ToolError
-from builders.serve import http
-from builders.serve.ports import HOST, Ports
+from builders.serve import hosting, http
+from builders.serve.hosting import Hosting
+from builders.serve.ports import Ports
 from builders.serve.shadow import shadow
 from builders.serve.triton import SHARED_MEMORY, TritonRuntime
 
 _TRIES: Final = 3
 _POLL_S: Final = 0.05
-_EXIT_S: Final = 10  # how long the server waits for requests in flight when it is told to end
-_ADMIN: Final = "shared-memory,model-repository,trace,logging"
+_HERE: Final = Hosting()
+_OURS: Final = "ignore_eos"  # an input that only our own models have
 # What a healthy start on a machine without a GPU complains of.
 _NOISE: Final = re.compile(r"CUDA driver version|CudaDriverHelper|CUDA memory pool")
 _EMPTY: Final = re.compile(r"^([|+].*|[IWEF]\d{4} [^\]]*\] *)?$")  # tables, and their headings
@@ -82,6 +84,7 @@ class TritonServer:
 class _Launch:
     """What one server is started with, but for its ports."""
 
+    hosting: Hosting
     runtime: TritonRuntime
     source: Path
     repository: Path
@@ -97,25 +100,15 @@ class _Launch:
         return f"enginesmith_{os.getpid()}_{self.secret[:8]}_"
 
     def argv(self, ports: Ports) -> tuple[str, ...]:
-        """Return the command line; without an address Triton listens on every interface."""
-        return (
-            str(self.runtime.binary),
-            f"--model-repository={self.repository}",
-            f"--backend-directory={self.backends}",
-            f"--backend-config=python,shm-region-prefix-name={self.regions}",
-            "--model-control-mode=none",
-            "--disable-auto-complete-config",
-            f"--http-address={HOST}",
-            f"--http-port={ports.http}",
-            f"--grpc-address={HOST}",
-            f"--grpc-port={ports.grpc}",
-            f"--metrics-address={HOST}",
-            f"--metrics-port={ports.metrics}",
-            f"--http-restricted-api={_ADMIN}:admin={self.secret}",
-            f"--grpc-restricted-protocol={_ADMIN}:admin={self.secret}",
-            "--allow-gpu-metrics=false",
-            f"--exit-timeout-secs={_EXIT_S}",
+        """Return the command line."""
+        start = hosting.Start(
+            binary=self.runtime.binary,
+            repository=self.repository,
+            backends=self.backends,
+            regions=self.regions,
+            secret=self.secret,
         )
+        return hosting.argv(start, self.hosting, ports)
 
 
 @contextmanager
@@ -125,20 +118,20 @@ def tritonserver(
     log: Path,
     http_port: int = 0,
     grpc_port: int = 0,
-    metrics_port: int = 0,
     deadline: float = 180.0,
+    how: Hosting = _HERE,
 ) -> Iterator[TritonServer]:
-    """Serve a model repository on loopback while the block runs; its bytes are not touched.
+    """Serve a model repository while the block runs; its bytes are not touched.
 
     Enters when a real request was answered. A server that cannot start, dies or takes more than
     ``deadline`` seconds is a `ToolError` with the last lines of its log. Call it from the thread
     that outlives the server: Linux ends the server together with the thread that started it.
     """
-    asked = Ports(http=http_port, grpc=grpc_port, metrics=metrics_port)
-    runtime = TritonRuntime.locate()
-    runtime.preflight()
+    asked = Ports(http=http_port, grpc=grpc_port)
+    runtime = how.located()
     with tempfile.TemporaryDirectory(prefix="enginesmith-triton-") as home:
         launch = _Launch(
+            hosting=how,
             runtime=runtime,
             source=repository,
             models=shadow(repository, Path(home, "repository")),
@@ -164,9 +157,11 @@ def _start(launch: _Launch, asked: Ports) -> TritonServer:
     """Start the server; where another program was faster to take a free port, start it again."""
     for attempt in range(1, _TRIES + 1):
         ports = asked.free()
-        env = launch.runtime.environment(os.environ)
+        env = hosting.environment(launch.runtime.environment(os.environ))
         try:
-            child = process.start(launch.argv(ports), log=launch.log, env=env)
+            child = process.start(
+                launch.argv(ports), log=launch.log, env=env, folder=launch.repository
+            )
         except OSError as error:
             raise ToolError(f"{launch.runtime.binary}: {error.strerror}") from error
         try:
@@ -181,7 +176,8 @@ def _start(launch: _Launch, asked: Ports) -> TritonServer:
 
 def _proved(child: subprocess.Popen[bytes], launch: _Launch, ports: Ports) -> TritonServer:
     """Wait until the server is ready and has answered one real request."""
-    url = f"http://{HOST}:{ports.http}"
+    host = launch.hosting.reached
+    url = f"http://{host}:{ports.http}"
     while not http.ready(url):
         if child.poll() is not None:
             raise _failed(f"tritonserver ended with {child.returncode} while starting", launch)
@@ -191,11 +187,11 @@ def _proved(child: subprocess.Popen[bytes], launch: _Launch, ports: Ports) -> Tr
     try:
         model = _speaker(url, launch.models)
         left = max(launch.until - time.monotonic(), 1.0)
-        http.generate(url, model, "Hello", timeout=left, max_tokens=1)
+        http.generate(url, model, "Hello", timeout=left, **_short(http.inputs(url, model)))
     except ToolError as error:
         raise _failed(f"tritonserver is ready but does not answer: {error}", launch) from error
     return TritonServer(
-        host=HOST,
+        host=host,
         ports=ports,
         models=launch.models,
         model=model,
@@ -207,22 +203,35 @@ def _proved(child: subprocess.Popen[bytes], launch: _Launch, ports: Ports) -> Tr
 
 
 def _speaker(url: str, models: tuple[str, ...]) -> str:
-    """Return the model to talk to: the one that takes text, the ensemble before its parts."""
-    speaking = [name for name in models if "text_input" in http.inputs(url, name)]
+    """Return the model to talk to: one of ours, else the one that takes text, ensembles first."""
+    inputs = {name: http.inputs(url, name) for name in models}
+    speaking = [name for name in models if "text_input" in inputs[name]]
     if not speaking:
         raise ToolError(f"none of its models takes text_input: {', '.join(models)}")
-    return "ensemble" if "ensemble" in speaking else speaking[0]
+    ours = [name for name in speaking if _OURS in inputs[name]]
+    return next(iter(ours), "ensemble" if "ensemble" in speaking else speaking[0])
+
+
+def _short(inputs: tuple[str, ...]) -> dict[str, object]:
+    """Return what asks a model for one token, by the name that it knows."""
+    if "max_tokens" in inputs:
+        return {"max_tokens": 1}
+    return {"sampling_parameters": '{"max_tokens": 1}'} if "sampling_parameters" in inputs else {}
 
 
 def _end(child: subprocess.Popen[bytes], launch: _Launch) -> None:
     """Ask the server itself to end, so that its models can finish; then make sure of all of it."""
+    ranks = _children(child.pid) if launch.hosting.ranks > 1 else frozenset()
     try:
         if child.poll() is None:
             child.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_EXIT_S + 5)
+                child.wait(hosting.EXIT_S + 5)
     finally:  # a second Ctrl-C ends the waiting, not the server's end
         process.stop(child, grace=0)
+        for rank in ranks:  # mpirun gives each its own process group
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(rank, signal.SIGKILL)
         for region in SHARED_MEMORY.glob(f"{launch.regions}*"):
             region.unlink(missing_ok=True)
 

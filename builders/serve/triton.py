@@ -17,13 +17,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Final, Self
 
-from builders import process
+from builders import ledger, process
 from builders.errors import Refusal, ToolError
 
 SYSTEM: Final = Path("/opt/tritonserver")
 SHARED_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - where the Python backend keeps tensors
 _BUNDLE_PYTHONS: Final = ((3, 11), (3, 12))
 _SHARED_MEMORY_BYTES: Final = 32 << 20  # 1 MiB an instance to begin with, and room to grow
+_TAG: Final = "NVIDIA_TRITON_SERVER_VERSION"  # the tag of NVIDIA's image, set inside it
+_PRODUCTS: Final = {"triton": "Triton", "trtllm": "TensorRT-LLM"}
 _STUB: Final = "triton_python_backend_stub"
 _INSTALL: Final = "pip install 'enginesmith[triton]'"
 
@@ -71,7 +73,14 @@ class TritonRuntime:
 
     def problems(self) -> tuple[Refusal, ...]:
         """Return everything that would keep the server from answering; empty when it can."""
-        checks = (self._python, self._numpy, self._interpreter, self._links, _shared_memory)
+        checks = (
+            self._python,
+            self._numpy,
+            self._interpreter,
+            self._links,
+            self._flaws,
+            _shared_memory,
+        )
         return tuple(problem for check in checks for problem in check())
 
     def preflight(self) -> None:
@@ -141,6 +150,22 @@ class TritonRuntime:
                 "run enginesmith from a virtual environment: python -m venv .venv",
             )
 
+    def _flaws(self) -> Iterator[Refusal]:
+        """An image with flaws that are known and mended is not served; the wheel is, on loopback.
+
+        What cannot say its version is not judged: Triton's own images always say it.
+        """
+        if self.bundled:
+            return
+        installed = {"triton": os.environ.get(_TAG, ""), "trtllm": _installed("tensorrt_llm")}
+        for product, version in installed.items():
+            for flaw in ledger.unsafe(product, version) if version else ():
+                name, safe = _PRODUCTS[product], ledger.minimum(product)
+                yield Refusal(
+                    f"{name} {version}: {flaw.what} ({', '.join(flaw.cves)})",
+                    f"serve in an image with {name} {safe} or newer",
+                )
+
     def _links(self) -> Iterator[Refusal]:
         if not self.stub.is_file():
             return
@@ -150,6 +175,13 @@ class TritonRuntime:
             linked = log.read_text(encoding="utf-8")
         for name in re.findall(r"^\s*(\S+) => not found", linked, re.MULTILINE):
             yield Refusal(f"Triton's Python backend needs {name}, which is not found", _mend(name))
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 def _shared_memory() -> Iterator[Refusal]:

@@ -9,11 +9,12 @@ from typing import Any, Final
 
 import numpy as np
 import triton_python_backend_utils as pb_utils  # type: ignore[import-not-found]
-from transformers import AutoTokenizer
 
 with contextlib.suppress(locale.Error):
     # Triton's interpreter keeps the C locale whatever LANG says, and files would be read as ASCII.
     locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+
+from transformers import AutoTokenizer
 
 _YES: Final = frozenset({"true", "1", "yes"})
 
