@@ -6,6 +6,7 @@ from typing import Final, Self
 
 from builders import ledger
 from builders import recipe as recipes
+from builders.autopsy import recognize
 from builders.bundle import fingerprint
 from builders.capacity import Capacity
 from builders.checkpoint import Checkpoint
@@ -14,6 +15,7 @@ from builders.recipe import Calibration, Recipe
 from builders.spec import KV_CACHE, Serve, Spec
 from builders.tiers import Tier, tier
 
+AS_IT_IS: Final = "none"  # the recipe of a checkpoint that came quantized: nothing is left to do
 _KV_NAME: Final = {fmt: name for name, fmt in KV_CACHE.items()}
 
 
@@ -31,6 +33,7 @@ class Plan:
     """Everything that a release will be made from, resolved; has a digest."""
 
     checkpoint: Checkpoint
+    baseline: Checkpoint
     recipe: Recipe
     calibration: Calibration
     tier: Tier
@@ -42,9 +45,18 @@ class Plan:
     channel: str
 
     @classmethod
-    def resolve(cls, spec: Spec, checkpoint: Checkpoint) -> Self:
-        """Fill every default from the checkpoint and the recipe; refusals are asked separately."""
-        chosen = recipes.find(spec.quantize.recipe, beside=spec.file.parent)
+    def resolve(
+        cls, spec: Spec, checkpoint: Checkpoint, baseline: Checkpoint | None = None
+    ) -> Self:
+        """Fill every default from the checkpoint and the recipe; refusals are asked separately.
+
+        The baseline of a checkpoint that we quantize is itself; one that came quantized needs its
+        original.
+        """
+        if spec.quantize.recipe == AS_IT_IS:
+            chosen = recognize(checkpoint).recipe
+        else:
+            chosen = recipes.find(spec.quantize.recipe, beside=spec.file.parent)
         kv_cache = spec.quantize.kv_cache or chosen.kv_cache
         keep = (*chosen.keep, *spec.quantize.exclude)
         recipe = replace(chosen, kv_cache=kv_cache, keep=keep)
@@ -53,6 +65,7 @@ class Plan:
         lane = ledger.choose_lane(recipe, where, name, version)
         return cls(
             checkpoint=checkpoint,
+            baseline=baseline or checkpoint,
             recipe=recipe,
             calibration=spec.quantize.calibration,
             tier=where,
@@ -63,6 +76,11 @@ class Plan:
             policy=spec.policy,
             channel=spec.channel,
         )
+
+    @property
+    def imported(self) -> bool:
+        """Whether the checkpoint came quantized and is released as it is."""
+        return self.recipe.name == AS_IT_IS
 
     @property
     def capacity(self) -> Capacity:
@@ -104,6 +122,7 @@ class Plan:
                 "keep": list(recipe.keep),
                 "native": recipe.native_on(self.tier),
             },
+            "baseline": self.baseline.identity,
             "calibration": {
                 "files": [path.name for path in self.calibration.files],
                 "samples": self.calibration.samples,
@@ -127,7 +146,7 @@ class Plan:
     def refusals(self) -> tuple[Refusal, ...]:
         """Return every reason why this plan cannot work; empty when it can."""
         checks = (
-            _already_quantized,
+            _quantized_already,
             _support,
             _context,
             _parallel,
@@ -137,15 +156,33 @@ class Plan:
         return tuple(refusal for check in checks for refusal in check(self))
 
 
-def _already_quantized(plan: Plan) -> list[Refusal]:
+def _quantized_already(plan: Plan) -> list[Refusal]:
     declared = plan.checkpoint.quantization
+    if plan.imported:
+        if declared is None:
+            return [
+                Refusal(
+                    f"{plan.checkpoint.path} is not quantized, and recipe {AS_IT_IS!r} is for those "
+                    "that are",
+                    "choose a recipe: enginesmith recipes lists them",
+                )
+            ]
+        if plan.baseline is plan.checkpoint:
+            return [
+                Refusal(
+                    f"{plan.checkpoint.path} came quantized, so its original is needed to judge it",
+                    '[baseline] path = "…", or hub_id and revision, of the unquantized checkpoint',
+                )
+            ]
+        return []
     if declared is None:
         return []
     method = declared.get("quant_method") or declared.get("quant_algo") or "some method"
     return [
         Refusal(
             f"{plan.checkpoint.path} is quantized already ({method})",
-            "quantize the original BF16 checkpoint: rounding twice costs accuracy",
+            f"rounding twice costs accuracy: name the original, or set recipe = {AS_IT_IS!r} "
+            "and [baseline] to release it as it is",
         )
     ]
 
@@ -194,8 +231,7 @@ def _parallel(plan: Plan) -> list[Refusal]:
 
 
 def _calibration(plan: Plan) -> list[Refusal]:
-    needed = plan.recipe.calibrated or plan.recipe.kv_cache.quantized
-    if not needed or plan.calibration.files:
+    if not plan.recipe.needs_texts or plan.calibration.files:
         return []
     return [
         Refusal(

@@ -9,7 +9,7 @@ from typing import Final, Self
 from builders.errors import UsageError
 from builders.formats import Format
 from builders.parse import Table, read_toml
-from builders.recipe import Calibration
+from builders.recipe import Calibration, Unreached
 from builders.tiers import tier
 
 RUNTIMES: Final = ("embedded", "trtllm", "vllm")
@@ -67,6 +67,7 @@ class Spec:
 
     file: Path
     model: Model
+    baseline: Model | None
     quantize: Quantize
     target: Target
     serve: Serve
@@ -86,7 +87,8 @@ class Spec:
             policy, channel, store = _gates_and_release(top, target)
             return cls(
                 file=file,
-                model=_model(top.table("model"), base, file),
+                model=_required(_model(top.table("model"), base, f"{file}: model"), file),
+                baseline=_model(top.table("baseline"), base, f"{file}: baseline"),
                 quantize=_quantize(top.table("quantize"), base),
                 target=target,
                 serve=_serve(top.table("serve")),
@@ -104,22 +106,31 @@ def _gates_and_release(top: Table, target: Target) -> tuple[str, str, str]:
         return policy, channel, release.text("store", "")
 
 
-def _model(table: Table, base: Path, file: Path) -> Model:
+def _model(table: Table, base: Path, place: str) -> Model | None:
+    """Read where a checkpoint comes from; an absent table is None."""
     with table:
         path, hub_id = table.text("path", ""), table.text("hub_id", "")
         revision = table.text("revision", "")
-    if bool(path) == bool(hub_id):
+    if not path and not hub_id:
+        return None
+    if path and hub_id:
+        raise UsageError(f"{place} has both path and hub_id", hint="keep the one you mean")
+    pinned = len(revision) == 40 and set(revision) <= set("0123456789abcdef")
+    if hub_id and not pinned:
+        raise UsageError(
+            f"{place}.revision must be a commit of 40 hex digits, not {revision!r}",
+            hint="branches and tags move; copy the commit from the repository's history",
+        )
+    return Model(path=base / path if path else None, hub_id=hub_id, revision=revision)
+
+
+def _required(model: Model | None, file: Path) -> Model:
+    if model is None:
         raise UsageError(
             f"{file}: model needs either path or hub_id",
             hint='[model] path = "my-model", or hub_id = "org/name" with revision = "<40 hex>"',
         )
-    pinned = len(revision) == 40 and set(revision) <= set("0123456789abcdef")
-    if hub_id and not pinned:
-        raise UsageError(
-            f"{file}: model.revision must be a commit of 40 hex digits, not {revision!r}",
-            hint="branches and tags move; copy the commit from the repository's history",
-        )
-    return Model(path=base / path if path else None, hub_id=hub_id, revision=revision)
+    return model
 
 
 def _quantize(table: Table, base: Path) -> Quantize:
@@ -140,6 +151,7 @@ def _quantize(table: Table, base: Path) -> Quantize:
                 samples=calibration.whole("samples", 512, least=1),
                 length=calibration.whole("length", 512, least=1),
                 seed=calibration.whole("seed", 0),
+                unreached=calibration.choice("unreached", Unreached, Unreached.EXPLAIN),
             )
     kv_cache = KV_CACHE[dial] if dial else None
     return Quantize(recipe=recipe, kv_cache=kv_cache, exclude=exclude, calibration=corpus)

@@ -81,6 +81,11 @@ def test_every_reason_is_given_at_once(model):
     assert len(reasons(plan)) == 3
 
 
+def test_nothing_is_taken_as_it_is_unless_it_came_quantized(model):
+    plan = resolve(model, "quantize.recipe=none")
+    assert "is not quantized" in reasons(plan)[0]
+
+
 def test_a_quantized_checkpoint_is_not_quantized_again(model, tmp_path):
     again = shutil.copytree(model, tmp_path / "model")
     (again / "hf_quant_config.json").write_text('{"quant_algo": "FP8"}')

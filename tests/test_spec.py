@@ -47,7 +47,7 @@ def test_one_key_is_overridden(tmp_path, override, get, value):
     ("text", "what", "hint"),
     [
         ("", "model needs either path or hub_id", "[model]"),
-        ('[model]\npath = "m"\nhub_id = "a/b"\n', "either path or hub_id", ""),
+        ('[model]\npath = "m"\nhub_id = "a/b"\n', "both path and hub_id", ""),
         ('[model]\nhub_id = "a/b"\nrevision = "main"\n', "40 hex digits", "branches"),
         ('[model]\npath = "m"\n[quantise]\n', "unknown key quantise", "did you mean quantize?"),
         ('[model]\npath = "m"\n[serve]\ncontxt = 1\n', r"serve\.contxt", "did you mean context?"),

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders import engine, files, serve
+from builders import autopsy, engine, files, serve
 from builders.bundle import Tree
 from builders.checkpoint import Checkpoint
-from builders.errors import PlanError, Refusal
+from builders.errors import PlanError, Refusal, ToolError
 from builders.gate import load, planning
 from builders.gate.policy import Policy
 from builders.gate.power import Suite
@@ -30,7 +30,7 @@ from builders.release.manifest import Predicate
 from builders.release.signing import SigningKey, Trusted
 from builders.render import context as render_context
 from builders.report import Landing, Report
-from builders.spec import Spec
+from builders.spec import Model, Spec
 from builders.store import Stage, Store
 from builders.verdict import Outcome
 
@@ -54,7 +54,8 @@ def plan(request: Request) -> Plan:
     spec = Spec.read(request.file, request.overrides)
     render_context.refuse_name(spec.serve.name)
     channels.refuse_name(spec.channel)
-    resolved = Plan.resolve(spec, Checkpoint.open(_checkpoint(spec)))
+    baseline = Checkpoint.open(_local(spec.baseline)) if spec.baseline else None
+    resolved = Plan.resolve(spec, Checkpoint.open(_local(spec.model)), baseline)
     refusals = (*resolved.refusals(), *shape_refusals(resolved.checkpoint, resolved.recipe))
     if refusals:
         raise PlanError(refusals)
@@ -71,6 +72,8 @@ def stages(
     """
     spec = Spec.read(request.file, request.overrides)
     resolved = plan(request)
+    if resolved.imported:
+        _inspect(resolved)
     if resolved.runtime.name not in engine.BACKENDS:
         raise PlanError((_cannot_build(resolved),))
     if is_needed(resolved.recipe):
@@ -225,6 +228,17 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
     return seal.seal(opened.store, parts, predicate, key)
 
 
+def _inspect(resolved: Plan) -> None:
+    """Stop the line where a checkpoint that came quantized does not hold what it declares."""
+    found = autopsy.inspect(resolved.checkpoint.path, base=resolved.baseline)
+    if not found.sound:
+        first = next(one for one in found.findings if one.stops)
+        raise ToolError(
+            f"{resolved.checkpoint.path}: {first.where}: {first.what}",
+            hint=f"enginesmith inspect {resolved.checkpoint.path}",
+        )
+
+
 def _cannot_build(resolved: Plan) -> Refusal:
     return Refusal(
         f"this plan works for {resolved.runtime.name}, whose engines this version of enginesmith "
@@ -240,9 +254,9 @@ def _plan_file(resolved: Plan) -> Callable[[Path], None]:
     return work
 
 
-def _checkpoint(spec: Spec) -> Path:
-    if spec.model.path:
-        return spec.model.path
+def _local(model: Model) -> Path:
+    if model.path:
+        return model.path
     from builders import hub  # noqa: PLC0415 - heavy, and needed only for models of the hub
 
-    return hub.fetch(spec.model.hub_id, spec.model.revision)
+    return hub.fetch(model.hub_id, model.revision)

@@ -78,7 +78,7 @@ def _path(store: Store, plan: Plan, policy: Policy) -> Path:
     """Name what all attempts share: channel, unquantized model, and the policy to the letter."""
     family = {
         "channel": plan.channel,
-        "baseline": content_of(plan),
+        "baseline": content_of(plan.baseline),
         "runtime": plan.runtime.name,
         "confidence": policy.each,
         "gates": {name: plain(settings) for name, settings in policy.gates},

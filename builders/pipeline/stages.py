@@ -14,7 +14,9 @@ from typing import Any, Final, Protocol, cast
 
 from builders import engine, gate, quantize, render
 from builders.bundle import fingerprint
+from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings
+from builders.errors import UsageError
 from builders.formats import Format
 from builders.gate import Scorer, controls
 from builders.gate.policy import Policy
@@ -35,6 +37,15 @@ class Side(StrEnum):
 
     BASELINE = "baseline"
     CANDIDATE = "candidate"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A checkpoint to build from, its digest, and whether it is the store's own or the user's."""
+
+    path: Path
+    content: str
+    owned: bool
 
 
 class WouldRun(Exception):
@@ -85,9 +96,14 @@ class Stages:
     def quantized(self) -> Stage:
         """The quantized checkpoint: weights, scales, `hf_quant_config.json`."""
         plan = self.plan
+        if plan.imported:
+            raise UsageError(
+                f"{plan.checkpoint.path} came quantized; there is nothing left to quantize",
+                hint="build, render, gate or release it",
+            )
         corpus = Corpus.read(plan.calibration).digest if is_needed(plan.recipe) else ""
         inputs = {
-            "checkpoint": content_of(plan),
+            "checkpoint": content_of(plan.checkpoint),
             "recipe": plain(plan.recipe),
             "calibration": corpus,
             "code": code("quantize", "autopsy", "numerics"),
@@ -100,19 +116,23 @@ class Stages:
 
         return self.run("quantize", inputs, work)
 
+    def source(self, side: Side) -> Source:
+        """The checkpoint that a side's engine is built from."""
+        if side is Side.CANDIDATE and not self.plan.imported:
+            made = self.quantized()
+            return Source(made.path, made.tree.digest, owned=True)
+        given = self.plan.checkpoint if side is Side.CANDIDATE else self.plan.baseline
+        return Source(given.path, content_of(given), owned=False)
+
     def engine(self, side: Side) -> Stage:
         """What the runtime loads, of either side."""
-        plan = self.plan
-        source, content, kv_cache = plan.checkpoint.path, content_of(plan), Format.BF16
-        if side is Side.CANDIDATE:
-            checkpoint = self.quantized()
-            source, content = checkpoint.path, checkpoint.tree.digest
-            kv_cache = plan.recipe.kv_cache
+        plan, source = self.plan, self.source(side)
+        kv_cache = plan.recipe.kv_cache if side is Side.CANDIDATE else Format.BF16
         settings = EngineSettings(
             context=plan.serve.context, concurrency=plan.serve.concurrency, kv_cache=kv_cache
         )
         inputs = {
-            "checkpoint": content,
+            "checkpoint": source.content,
             "runtime": asdict(plan.runtime),
             "settings": plain(settings),
             "code": code("engine", "numerics"),
@@ -120,8 +140,8 @@ class Stages:
         }
 
         def work(out: Path) -> None:
-            progress, owned = self.watcher.progress, side is Side.CANDIDATE
-            engine.build(plan.runtime.name, source, settings, out, progress, owned=owned)
+            progress, owned = self.watcher.progress, source.owned
+            engine.build(plan.runtime.name, source.path, settings, out, progress, owned=owned)
 
         return self.run(_name("build", side), inputs, work)
 
@@ -233,7 +253,7 @@ def outlook(stages: Stages) -> dict[str, str]:
     """
     seen: dict[str, str] = {}
     steps: list[Callable[[], object]] = [
-        stages.quantized,
+        *(() if stages.plan.imported else (stages.quantized,)),
         *(partial(step, side) for step in (stages.engine, stages.repository) for side in Side),
         *(partial(stages.evidence, name, settings) for name, settings in stages.gates),
         stages.verdicts,
@@ -270,9 +290,9 @@ def plain(value: object) -> Any:  # noqa: ANN401 - JSON
     return value
 
 
-def content_of(plan: Plan) -> str:
-    """Name the unquantized checkpoint by its bytes."""
-    return fingerprint({a.path: a.sha256 for a in plan.checkpoint.artifacts})
+def content_of(checkpoint: Checkpoint) -> str:
+    """Return a digest of every file of a checkpoint, its weights included."""
+    return fingerprint({artifact.path: artifact.sha256 for artifact in checkpoint.artifacts})
 
 
 def _name(verb: str, side: Side) -> str:

@@ -123,6 +123,23 @@ def test_one_stage_leaves_its_result_in_a_folder_of_ones_choice(workshop, tmp_pa
     assert "not an empty directory" in err
 
 
+def test_a_checkpoint_that_came_quantized_is_judged_against_its_original(workshop):
+    workshop.run("quantize", "demo/release.toml", "--out", "demo/quantized")
+    text = (workshop.folder / "demo" / "release.toml").read_text()
+    (workshop.folder / "demo" / "imported.toml").write_text(
+        text.replace('path = "model"', 'path = "quantized"\n[baseline]\npath = "model"')
+        .replace('recipe = "fp8"', 'recipe = "none"')
+        .replace("cpu/stable", "cpu/imported")
+    )
+    released = workshop.json("release", "demo/imported.toml")
+    assert released["promoted"] is True
+    ran = {stage["name"] for stage in released["stages"] if not stage["cached"]}
+    assert "quantize" not in {stage["name"] for stage in released["stages"]}
+    assert not any(name.startswith("perplexity/candidate") for name in ran)  # the same engine
+    _, err = workshop.run("quantize", "demo/imported.toml", code=2)
+    assert "nothing left to quantize" in err
+
+
 def test_a_changed_margin_judges_anew_without_measuring(workshop):
     policy = workshop.folder / "demo" / "policy.toml"
     kept = policy.read_text()
