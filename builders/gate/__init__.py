@@ -80,6 +80,19 @@ class Scorer(Protocol):
         """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
 
 
+class Ends(Protocol):
+    """A scorer that does less work where only the last tokens of a row matter; not every one is."""
+
+    def score_ends(
+        self,
+        rows: Sequence[Sequence[int]],
+        wanted: Sequence[int],
+        *,
+        progress: Progress = silent,
+    ) -> Sequence[TokenScores]:
+        """Score at least so many of each row's last tokens, as the last of what is returned."""
+
+
 class Choices(Protocol):
     """What a model would have chosen at each place of one row, from the second to the last."""
 

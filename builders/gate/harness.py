@@ -9,13 +9,15 @@ import logging
 import math
 import sys
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, chdir, contextmanager, nullcontext
 from contextlib import redirect_stderr as to_stderr
 from contextlib import redirect_stdout as to_stdout
+from functools import cache, lru_cache
 from itertools import compress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import datasets
 from lm_eval.api.instance import Instance
@@ -23,10 +25,10 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.task import Task
 from lm_eval.evaluator import evaluate
 from lm_eval.tasks import TaskManager
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
 
 from builders.errors import BuildersError, EvidenceError, UsageError
-from builders.gate import Scorer, TokenScores, corpus
+from builders.gate import Ends, Scorer, TokenScores, corpus
 from builders.gate.accuracy import Settings
 from builders.gate.evidence import Sample
 from builders.progress import Progress
@@ -45,6 +47,8 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
         self.asked: set[tuple[str, int]] = set()
         self._stderr = sys.stderr
         self._lead = scorer.tokenize("")  # what the tokenizer puts before any text
+        # lm-eval cuts a context anew for each of its choices.
+        self._cut_text = lru_cache(maxsize=8)(lambda text: tuple(scorer.tokenize(text)))
 
     @property
     def eot_token_id(self) -> int:
@@ -55,7 +59,7 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
         self, string: str, *, add_special_tokens: bool | None = None, **_: object
     ) -> list[int]:
         """Cut a string; its first token is not doubled where the string already writes it out."""
-        tokens = self._scorer.tokenize(string)
+        tokens = list(self._cut_text(string))
         lead = self._lead
         doubled = add_special_tokens is None and tokens[: 2 * len(lead)] == lead + lead
         return tokens[len(lead) :] if doubled or add_special_tokens is False else tokens
@@ -103,13 +107,19 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
         )
 
     def _loglikelihood_tokens(self, requests: list[Any], **_: object) -> list[tuple[float, bool]]:
-        rows: dict[tuple[int, ...], None] = {}
+        rows: dict[tuple[int, ...], int] = defaultdict(int)
         for _args, given, wanted in requests:
-            rows[*given, *wanted] = None
+            rows[*given, *wanted] = max(rows[*given, *wanted], len(wanted))
         with to_stderr(self._stderr):  # the progress of scoring is ours: let it be seen
-            found: Sequence[TokenScores] = self._scorer.score(list(rows), progress=self._progress)
+            found = self._score(list(rows), list(rows.values()))
         scores = dict(zip(rows, found, strict=True))
         return [_sum(scores[*given, *wanted], len(wanted)) for _args, given, wanted in requests]
+
+    def _score(self, rows: Sequence[Sequence[int]], wanted: Sequence[int]) -> Sequence[TokenScores]:
+        if hasattr(self._scorer, "score_ends"):
+            ends = cast("Ends", self._scorer)
+            return ends.score_ends(rows, wanted, progress=self._progress)
+        return self._scorer.score(rows, progress=self._progress)
 
     def _cut(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
         if context:
@@ -136,10 +146,10 @@ class ScorerLM(TemplateLM):  # type: ignore[misc]
 
 def ask(scorer: Scorer, settings: Settings, progress: Progress) -> list[Sample]:
     """Return one sample for each item, in the order of the task."""
-    with tempfile.TemporaryDirectory(prefix="enginesmith-") as cache:
+    with tempfile.TemporaryDirectory(prefix="enginesmith-") as folder:
         model = ScorerLM(scorer, progress, few=settings.few)
-        with _quiet():
-            own = _own(settings, cache) if settings.path else nullcontext()
+        with _quiet(), _compiled_once():
+            own = _own(settings, folder) if settings.path else nullcontext()
             loaded = _load(settings, own)
             answers = _evaluate(model, loaded, settings)
         return [
@@ -275,6 +285,16 @@ def _own(settings: Settings, cache: str) -> Iterator[None]:
             yield
     finally:
         datasets.config.HF_DATASETS_CACHE = before
+
+
+@contextmanager
+def _compiled_once() -> Iterator[None]:
+    """Compile each of a task's templates once: lm-eval compiles them for every item and example."""
+    env.from_string = cache(env.from_string)
+    try:
+        yield
+    finally:
+        del env.from_string  # the method of its class is there again
 
 
 @contextmanager

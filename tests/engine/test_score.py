@@ -135,6 +135,25 @@ def test_rows_that_begin_alike_score_as_each_alone(tiny, monkeypatch):
     assert computed < sum(map(len, rows)) / 8
 
 
+@pytest.mark.parametrize("worth", [10, 1 << 30])
+def test_the_last_tokens_score_the_same_when_only_they_are_asked_for(tiny, monkeypatch, worth):
+    monkeypatch.setattr(scoring, "_WORTH", worth)
+    rows = [*few_shot(), *rows_of(5, 9), [4]]
+    for few in (1, 3, 64, 999):
+        wanted = [few + place % 2 for place in range(len(rows))]
+        for row, asked, full, ends in zip(
+            rows, wanted, tiny.score(rows), tiny.score_ends(rows, wanted), strict=True
+        ):
+            count = min(asked, len(row) - 1)
+            assert len(ends.logprobs) >= count
+            last = slice(len(row) - 1 - count, None)
+            np.testing.assert_allclose(
+                ends.logprobs[len(ends.logprobs) - count :], full.logprobs[last], atol=1e-4
+            )
+            greedy = ends.greedy[len(ends.greedy) - count :]
+            assert greedy.tolist() == full.greedy[last].tolist()
+
+
 def test_a_shared_beginning_is_rounded_as_a_narrow_cache_rounds_it(make_engine, monkeypatch):
     engine = make_engine(DEMO, context=256, dtype=Format.FP32, kv_cache=Format.FP8)
     with Embedded.load(engine, device="cpu") as model:

@@ -83,6 +83,17 @@ class Embedded:
         scoring.check_rows(rows, context=self.context, vocabulary=self.vocabulary)
         return scoring.score(self._loaded, rows, progress=progress)
 
+    def score_ends(
+        self,
+        rows: Sequence[Sequence[int]],
+        wanted: Sequence[int],
+        *,
+        progress: Progress = silent,
+    ) -> list[TokenScores]:
+        """Score at least so many of each row's last tokens: less work where the rest is context."""
+        scoring.check_rows(rows, context=self.context, vocabulary=self.vocabulary)
+        return scoring.score(self._loaded, rows, wanted=wanted, progress=progress)
+
     def distributions(
         self, rows: Sequence[Sequence[int]], top: int, *, progress: Progress = silent
     ) -> list[Choices]:
