@@ -1,7 +1,11 @@
 """Quantize a checkpoint by a recipe. This door is light: a backend is loaded when it is used."""
 
+import contextlib
 import importlib
+import logging
+import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -10,13 +14,20 @@ from builders.checkpoint import Checkpoint
 from builders.errors import PlanError, ToolError, UsageError
 from builders.parse import nearest
 from builders.progress import Progress
-from builders.quantize import interchange
+from builders.quantize import ahead, interchange
 from builders.quantize.calibration import Corpus, is_needed
 from builders.quantize.check import check
 from builders.quantize.shapes import shape_refusals
 from builders.recipe import Calibration, Recipe
 
-BACKENDS: Final = {"modelopt": "builders.quantize.modelopt"}
+BACKENDS: Final = {
+    "modelopt": "builders.quantize.modelopt",
+    "bitsandbytes": "builders.quantize.bitsandbytes",
+    "hqq": "builders.quantize.hqq",
+    "gptq": "builders.quantize.gptq",
+    "awq": "builders.quantize.awq",
+}
+_EXTRAS: Final = {"modelopt": "quantize"}  # where the extra is not named like the backend
 
 
 class Quantizer(Protocol):
@@ -34,9 +45,15 @@ class Quantizer(Protocol):
 
 
 if TYPE_CHECKING:
-    from builders.quantize import modelopt
+    from builders.quantize import awq, bitsandbytes, gptq, hqq, modelopt
 
-    _checked: dict[str, Quantizer] = {"modelopt": modelopt}
+    _checked: dict[str, Quantizer] = {
+        "modelopt": modelopt,
+        "bitsandbytes": bitsandbytes,
+        "hqq": hqq,
+        "gptq": gptq,
+        "awq": awq,
+    }
 
 
 def load(name: str) -> Quantizer:
@@ -44,14 +61,34 @@ def load(name: str) -> Quantizer:
     if name not in BACKENDS:
         raise UsageError(f"unknown quantizer {name!r}", hint=nearest(name, BACKENDS))
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _without("kernels"):
             warnings.simplefilter("ignore")  # ModelOpt tells of each optional plugin it lacks
             return cast("Quantizer", importlib.import_module(BACKENDS[name]))
     except ImportError as error:
         raise ToolError(
             f"the quantizer {name} cannot be loaded: {error}",
-            hint="pip install 'enginesmith[quantize]', then enginesmith doctor",
+            hint=f"pip install 'enginesmith[{_EXTRAS.get(name, name)}]', then enginesmith doctor",
         ) from error
+
+
+@contextlib.contextmanager
+def _without(library: str) -> Iterator[None]:
+    """Let imports of one library fail while the block runs.
+
+    On some CPUs bitsandbytes fetches compiled code from the hub when it is imported, if it can.
+    """
+    before = sys.modules.pop(library, None)
+    sys.modules[library] = None  # type: ignore[assignment] # Python's own sign of absence
+    quiet = logging.getLogger("bitsandbytes")
+    level = quiet.level
+    quiet.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        quiet.setLevel(level)
+        sys.modules.pop(library, None)
+        if before is not None:
+            sys.modules[library] = before
 
 
 def quantize(
@@ -68,7 +105,8 @@ def quantize(
     if corpus and corpus.has_messages:
         _require_chat_template(checkpoint, corpus)
     progress("load the quantizer", 0, 1)
-    backend = load(recipe.backend)
+    with ahead.reading(checkpoint):
+        backend = load(recipe.backend)
     progress("load the quantizer", 1, 1)
     backend.quantize(checkpoint, recipe, corpus, out, progress)
     progress("check the export", 0, 1)

@@ -1,0 +1,1 @@
+"""Pinned requirements of the environments made on demand, and the programs that run in them."""
