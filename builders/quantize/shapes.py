@@ -7,7 +7,9 @@ from typing import Final
 from builders.checkpoint import Checkpoint
 from builders.errors import Refusal
 from builders.parse import nearest
-from builders.quantize.layouts import ALGORITHMS, LAYOUTS
+from builders.quantize import techniques
+from builders.quantize.layouts import ALGORITHMS, LAYOUTS, Layout
+from builders.quantize.techniques import TECHNIQUES
 from builders.recipe import KEEP, Recipe
 
 # Never quantized, whatever a recipe says: outputs, embeddings, routers of mixtures of experts,
@@ -58,22 +60,37 @@ def quantized(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, tuple[int, in
 
 def shape_refusals(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...]:
     """Return why this checkpoint's layers cannot take this recipe; costs milliseconds."""
-    algorithm = ALGORITHMS.get(recipe.preset)
-    if algorithm is None:
-        hint = nearest(recipe.preset, ALGORITHMS)
-        return (Refusal(f"{recipe.name}: ModelOpt preset {recipe.preset!r} is unknown", hint),)
+    layout = layout_of(recipe)
+    if layout is None:
+        known = TECHNIQUES.get(recipe.backend) or ALGORITHMS
+        reason = f"{recipe.name}: {_maker(recipe)} preset {recipe.preset!r} is unknown"
+        return (Refusal(reason, nearest(recipe.preset, known)),)
     layers = quantized(checkpoint, recipe)
     if not layers:
         reason = f"{recipe.name} would quantize nothing: {checkpoint.path} has no linear layer left"
         return (Refusal(reason, "exclude fewer modules"),)
-    layout = LAYOUTS[algorithm]
     block = recipe.group if layout.block and recipe.group else layout.block
+    others = recipe.backend in TECHNIQUES
     return (
         *_indivisible(layers, recipe, 1, block, "in"),
         *_indivisible(layers, recipe, 0, layout.out, "out"),
-        *_experts(checkpoint, recipe, layout.experts),
+        *(techniques.refusals(checkpoint, recipe) if others else ()),
+        *_experts(checkpoint, recipe, "" if others else layout.experts),
         *_unmatched(checkpoint, recipe),
     )
+
+
+def layout_of(recipe: Recipe) -> Layout | None:
+    """Return what a layer looks like after this recipe; None where the preset is unknown."""
+    if recipe.backend in TECHNIQUES:
+        found = TECHNIQUES[recipe.backend].get(recipe.preset)
+        return found.layout if found else None
+    algorithm = ALGORITHMS.get(recipe.preset)
+    return LAYOUTS[algorithm] if algorithm else None
+
+
+def _maker(recipe: Recipe) -> str:
+    return "ModelOpt" if recipe.backend == "modelopt" else recipe.backend
 
 
 def _indivisible(

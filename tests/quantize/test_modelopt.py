@@ -53,7 +53,7 @@ def tensor(checkpoint, name):
     return read_safetensors(checkpoint.path / MODEL)[name][1]
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", [n for n, r in shipped().items() if r.backend == "modelopt"])
 def test_equal_inputs_write_equal_bytes(export, source, calibration, tmp_path, name):
     again = run(source, calibration, tmp_path, shipped()[name])
     assert Tree.of(again.path).digest == Tree.of(export(name).path).digest
