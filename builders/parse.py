@@ -44,6 +44,11 @@ class Table:
         """Read a TOML file as a table whose errors name the file."""
         return cls(read_toml(path), place=str(path))
 
+    @property
+    def place(self) -> str:
+        """Where the table was read: a file's name, for messages."""
+        return self._place
+
     def table(self, key: str) -> Self:
         """Read a sub-table; an absent one is empty."""
         value = self._get(key, {})
@@ -84,6 +89,18 @@ class Table:
         if not least <= value < float("inf"):
             raise self._wrong(key, f"a finite number of at least {least}", value)
         return float(value)
+
+    def numbers(self, key: str, default: tuple[float, ...] | None = None) -> tuple[float, ...]:
+        """Read a list of finite numbers of at least 0."""
+        value = self._get(key, default)
+        if not isinstance(value, list | tuple):
+            raise self._wrong(key, "a list of numbers", value)
+        inner = type(self)(
+            {str(at): one for at, one in enumerate(value)},
+            place=self._place,
+            prefix=f"{self._prefix}{key}.",
+        )
+        return tuple(inner.number(str(at)) for at in range(len(value)))
 
     def flag(self, key: str, *, default: bool | None = None) -> bool:
         """Read a boolean."""

@@ -96,7 +96,7 @@ class Weights:
     @property
     def _kv_scales(self) -> int:
         """ModelOpt writes one float32 for the keys and one for the values of each layer."""
-        kept = self.recipe.kv_cache.quantized and self.recipe.backend == "modelopt"
+        kept = self.recipe.kv_scales and self.recipe.backend == "modelopt"
         return 8 * self.checkpoint.layers if kept else 0
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from fractions import Fraction
 from functools import cache
 from math import prod
 from typing import Final
@@ -80,7 +81,8 @@ class Algorithm:
             rows, columns = (
                 -(-n // t) * t for n, t in zip((rows, columns), self.tile, strict=True)
             )
-        bits = outputs * inputs * recipe.weights.bits + rows * columns * self.block_bits
+        each = Fraction(recipe.bits) if recipe.mixed else recipe.weights.bits
+        bits = outputs * inputs * each + rows * columns * self.block_bits
         smoothed = not self.inputs or module.rpartition(".")[2] in self.inputs
         extra = self.tensor_bytes + (self.input_bytes * inputs if smoothed else 0)
         return prod(experts) * (-(-bits // 8) + extra)

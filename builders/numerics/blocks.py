@@ -90,24 +90,45 @@ def per_tile(values: Tensor, scales: Tensor, side: int) -> Tensor:
 
 
 def mx_round(values: Tensor, group: int, largest: float) -> Tensor:
-    """Round blocks to an MX format whose largest value is ``largest``; scales are powers of two.
+    """Round blocks to an MX format whose largest value is ``largest``; scales are powers of two."""
+    elements, exponents = mx_parts(values, group, largest)
+    return (elements * _power(exponents)).flatten(-2)
+
+
+def mx_parts(values: Tensor, group: int, largest: float) -> tuple[Tensor, Tensor]:
+    """Return the elements of an MX format, block by block, and the exponents of their scales.
 
     The scale is the smallest power of two that lets the block's largest value fit, as in ModelOpt.
     """
     block = _blocks(values, group)
-    mantissa, exponent = torch.frexp(block.abs().amax(-1, keepdim=True) / largest)
+    mantissa, exponent = torch.frexp(block.abs().amax(-1) / largest)
     exponent = torch.where(mantissa > 0.5, exponent, exponent - 1).clamp(-127, 127)
-    scale = torch.ldexp(torch.ones_like(mantissa), exponent)
     element = round_e4m3 if largest == E4M3_MAX else round_e2m1
-    return (element(block / scale) * scale).flatten(-2)
+    return element(block / _power(exponent)), exponent
+
+
+def _power(exponents: Tensor) -> Tensor:
+    return torch.ldexp(torch.ones_like(exponents, dtype=torch.float32), exponents).unsqueeze(-1)
 
 
 def nvfp4_round(values: Tensor, group: int, unit: Tensor) -> Tensor:
     """Round blocks to NVFP4, in units of the tensor's own scale ``unit``."""
+    elements, scales = nvfp4_parts(values, group, unit)
+    return (elements * scales.unsqueeze(-1)).flatten(-2)
+
+
+def nvfp4_parts(values: Tensor, group: int, unit: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the elements of NVFP4, block by block, and the blocks' scales in units of ``unit``."""
     block = _blocks(values, group)
-    scale = round_e4m3(block.abs().amax(-1, keepdim=True) / E2M1_MAX / unit)
+    scale = round_e4m3(block.abs().amax(-1) / E2M1_MAX / unit)
     safe = torch.where(scale == 0, 1.0, scale)
-    return (round_e2m1(block / (safe * unit)) * scale).flatten(-2)
+    return round_e2m1(block / (safe * unit).unsqueeze(-1)), scale
+
+
+def nvfp4_unit(largest: Tensor) -> Tensor:
+    """Return a tensor's own scale: its largest value takes the largest block scale and element."""
+    unit = largest.float() / (E2M1_MAX * E4M3_MAX)
+    return torch.where(unit > 0, unit, 1.0)
 
 
 def token_scale(values: Tensor) -> Tensor:

@@ -11,9 +11,10 @@ from typing import Final, Self
 from builders.bundle import canonical, fingerprint
 from builders.errors import UsageError
 from builders.parse import nearest
-from builders.recipe import Calibration, Recipe
+from builders.recipe import Calibration, Recipe, Unreached
 
 Messages = tuple[tuple[str, str], ...]
+Batches = tuple[tuple[Sequence[int], ...], ...]
 
 _HINT: Final = 'one JSON object a line: {"text": "…"} or {"messages": [{"role", "content"}]}'
 _STEP: Final = 8  # rows are cut to a multiple of this, so that rows of equal length are common
@@ -21,7 +22,7 @@ _STEP: Final = 8  # rows are cut to a multiple of this, so that rows of equal le
 
 def is_needed(recipe: Recipe) -> bool:
     """Whether this recipe reads any text: static scales of activations or of the KV cache do."""
-    return recipe.calibrated or recipe.kv_cache.quantized
+    return recipe.needs_texts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Corpus:
     chosen: tuple[Document, ...]
     length: int
     seed: int
+    unreached: Unreached = Unreached.EXPLAIN
 
     @classmethod
     def read(cls, calibration: Calibration) -> Self:
@@ -65,7 +67,12 @@ class Corpus:
             names = ", ".join(str(file) for file in calibration.files)
             raise UsageError(f"{names}: no calibration documents", hint=_HINT)
         chosen = tuple(document for _, document in smallest)
-        return cls(chosen=chosen, length=calibration.length, seed=calibration.seed)
+        return cls(
+            chosen=chosen,
+            length=calibration.length,
+            seed=calibration.seed,
+            unreached=calibration.unreached,
+        )
 
     @property
     def documents(self) -> int:
@@ -84,7 +91,7 @@ class Corpus:
         return fingerprint({"documents": content, "length": self.length, "seed": self.seed})
 
 
-def bucket(rows: Iterable[Sequence[int]], *, tokens: int) -> tuple[tuple[Sequence[int], ...], ...]:
+def bucket(rows: Iterable[Sequence[int]], *, tokens: int) -> Batches:
     """Group token rows into batches of equal length and about ``tokens`` tokens, longest first.
 
     Rows are cut, never padded: a padding token's activations would enter the scales. A row loses

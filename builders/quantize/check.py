@@ -53,12 +53,12 @@ def findings(
 def _declared(inspection: Inspection, recipe: Recipe) -> Iterator[Unasked]:
     """The declaration says what was asked."""
     known = inspection.recognized
-    kv_cache = recipe.kv_cache if recipe.kv_cache.quantized else Format.BF16
+    kv_cache = recipe.kv_cache if recipe.kv_scales else Format.BF16
     algorithm = ALGORITHMS.get(recipe.preset, known.algorithm)  # only ModelOpt's are known here
     facts = (
         ("method", known.method, recipe.backend),
         ("algorithm", known.algorithm, algorithm),
-        ("weights", known.weights.value, recipe.weights.value),
+        ("weights", known.weights.value, (known if recipe.mixed else recipe).weights.value),
         ("KV cache", known.kv_cache.value, kv_cache.value),
     )
     for what, said, wanted in facts:
@@ -78,7 +78,7 @@ def _layers(
         declared = inspection.recognized.storage(module) is not None
         if declared and module not in wanted:
             yield Unasked(module, f"is declared quantized, but {recipe.name} leaves it alone")
-        elif not declared and module in wanted:
+        elif not declared and module in wanted and not recipe.mixed:  # it may choose 16 bits
             yield Unasked(module, f"is declared left alone, but {recipe.name} quantizes it")
     for module in wanted if recipe.preset in SMOOTHED else ():
         if f"{module}.pre_quant_scale" not in exported.tensors:

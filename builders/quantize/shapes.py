@@ -1,16 +1,21 @@
 """Which layers a recipe quantizes, and which shapes it cannot take: from headers alone."""
 
+import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import lcm
 from typing import Final
 
+from builders import ledger
 from builders.checkpoint import Checkpoint
 from builders.errors import Refusal
+from builders.formats import Format
 from builders.parse import nearest
 from builders.quantize import techniques
 from builders.quantize.layouts import ALGORITHMS, LAYOUTS, Layout
 from builders.quantize.techniques import TECHNIQUES
-from builders.recipe import KEEP, Recipe
+from builders.recipe import KEEP, Recipe, shipped
 
 # Never quantized, whatever a recipe says: outputs, embeddings, routers of mixtures of experts,
 # vision towers, multi-token prediction. ModelOpt 0.47's default unit leaves the same ones alone,
@@ -18,6 +23,8 @@ from builders.recipe import KEEP, Recipe
 ALWAYS: Final = (
     *KEEP,
     "*embed*",
+    "*wte",
+    "*wpe",
     "*output_layer*",
     "output",
     "*proj_out",
@@ -25,9 +32,7 @@ ALWAYS: Final = (
     "*mlp.gate",
     "*block_sparse_moe.gate*",
     "*shared_expert_gate",
-    "*linear_attn.conv1d*",
-    "*self_attention.conv1d*",
-    "*mixer.conv1d*",
+    "*conv1d*",
     "*linear_attn.in_proj_a*",
     "*linear_attn.in_proj_b*",
     "mtp",
@@ -36,6 +41,11 @@ ALWAYS: Final = (
     "*visual*",
     "*multi_modal_projector*",
 )
+_EXPERT: Final = re.compile(r"(?P<block>.*)\.experts\.\d+\.")
+# Experts that ModelOpt cannot write, beside those of `layouts`.
+_NO_EXPERTS: Final[Mapping[str, str]] = {
+    "NVFP4_AWQ": "ModelOpt smooths none of them and fails when it exports them",
+}
 
 
 def is_kept(module: str, patterns: Iterable[str]) -> bool:
@@ -62,9 +72,7 @@ def shape_refusals(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...
     """Return why this checkpoint's layers cannot take this recipe; costs milliseconds."""
     layout = layout_of(recipe)
     if layout is None:
-        known = TECHNIQUES.get(recipe.backend) or ALGORITHMS
-        reason = f"{recipe.name}: {_maker(recipe)} preset {recipe.preset!r} is unknown"
-        return (Refusal(reason, nearest(recipe.preset, known)),)
+        return (_unknown(recipe),)
     layers = quantized(checkpoint, recipe)
     if not layers:
         reason = f"{recipe.name} would quantize nothing: {checkpoint.path} has no linear layer left"
@@ -77,6 +85,7 @@ def shape_refusals(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...
         *(techniques.refusals(checkpoint, recipe) if others else ()),
         *_experts(checkpoint, recipe, "" if others else layout.experts),
         *_unmatched(checkpoint, recipe),
+        *(() if others else (*_some_experts(checkpoint, recipe), *_kv_cache(checkpoint, recipe))),
     )
 
 
@@ -85,8 +94,93 @@ def layout_of(recipe: Recipe) -> Layout | None:
     if recipe.backend in TECHNIQUES:
         found = TECHNIQUES[recipe.backend].get(recipe.preset)
         return found.layout if found else None
+    if recipe.mixed:
+        return _common(recipe)
     algorithm = ALGORITHMS.get(recipe.preset)
-    return LAYOUTS[algorithm] if algorithm else None
+    if recipe.referenced:
+        declared = ledger.algorithm(recipe)
+        algorithm = declared.name if declared else None
+    if algorithm is None or algorithm not in LAYOUTS:
+        return None
+    layout = LAYOUTS[algorithm]
+    return replace(layout, experts=_NO_EXPERTS.get(algorithm, layout.experts))
+
+
+def _common(recipe: Recipe) -> Layout | None:
+    """Return what a layer must be to take any format of a mixture."""
+    known = shipped()
+    each = [layout_of(known[name]) for name in recipe.formats if name in known]
+    layouts = [one for one in each if one is not None]
+    if len(layouts) != len(recipe.formats):
+        return None
+    return Layout(
+        block=lcm(*(one.block or 1 for one in layouts)),
+        out=lcm(*(one.out for one in layouts)),
+        experts=next((one.experts for one in layouts if one.experts), ""),
+    )
+
+
+def kept_experts(checkpoint: Checkpoint, recipe: Recipe) -> tuple[str, ...]:
+    """Name the mixtures that are left alone, as transformers 5 holds them: one module, one name."""
+    groups = _mixtures(checkpoint)
+    alone = [block for block, names in groups.items() if _kept(names, recipe) == len(names)]
+    renamed = (block.replace("block_sparse_moe", "mlp") for block in alone)
+    return tuple(dict.fromkeys(f"{block}.experts" for block in (*alone, *renamed)))
+
+
+def _mixtures(checkpoint: Checkpoint) -> dict[str, list[str]]:
+    """Group the weights of experts by the block that they belong to."""
+    groups: dict[str, list[str]] = {}
+    for name in matrices(checkpoint):
+        found = _EXPERT.match(name)
+        if found:
+            groups.setdefault(found["block"], []).append(name)
+    return groups
+
+
+def _kept(names: Iterable[str], recipe: Recipe) -> int:
+    return sum(is_kept(name, (*ALWAYS, *recipe.keep)) for name in names)
+
+
+def _some_experts(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...]:
+    for block, names in _mixtures(checkpoint).items():
+        if 0 < _kept(names, recipe) < len(names):
+            return (
+                Refusal(
+                    f"some weights of the experts of {block} are excluded and others are not, but "
+                    "transformers holds them as one",
+                    'exclude all experts, for example by "*experts*", or none',
+                ),
+            )
+    return ()
+
+
+def _kv_cache(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...]:
+    """ModelOpt has E4M3 and NVFP4; runtimes convert to E5M2 by themselves, without scales."""
+    if recipe.kv_cache is Format.INT8:
+        reason = "ModelOpt fails to export a KV cache in int8"
+        hint = "compiled engines take one from a TensorRT-LLM checkpoint only"
+        return (Refusal(f"{recipe.name}: {reason}", f'quantize.kv_cache = "fp8"; {hint}'),)
+    block = recipe.kv_cache.block or 1
+    if recipe.kv_scales and checkpoint.head_dim % block:
+        reason = f"heads of {checkpoint.head_dim} values do not divide into blocks of {block}"
+        where = f"a KV cache in {recipe.kv_cache.value}"
+        return (Refusal(f"{recipe.name}: {reason} for {where}", 'quantize.kv_cache = "fp8"'),)
+    return ()
+
+
+def _unknown(recipe: Recipe) -> Refusal:
+    if recipe.mixed:
+        known = shipped()
+        lost = next((name for name in recipe.formats if name not in known), recipe.formats[0])
+        makers = [name for name, one in known.items() if one.backend == "modelopt"]
+        return Refusal(f"{recipe.name}: {lost!r} is no recipe to mix", nearest(lost, makers))
+    if recipe.referenced:
+        pair = f"{recipe.weights.value} weights under {recipe.activations.value} activations"
+        reason = f"{recipe.name}: no algorithm that ModelOpt exports has {pair}"
+        return Refusal(reason, "let weights and activations say what ModelOpt's recipe makes")
+    reason = f"{recipe.name}: {_maker(recipe)} preset {recipe.preset!r} is unknown"
+    return Refusal(reason, nearest(recipe.preset, TECHNIQUES.get(recipe.backend) or ALGORITHMS))
 
 
 def _maker(recipe: Recipe) -> str:

@@ -253,12 +253,6 @@ def test_a_shape_that_the_recipe_cannot_take_is_refused_before_loading(calibrati
         run(odd, calibration, tmp_path, shipped()["int4_rtn"])
 
 
-def test_a_kv_cache_format_that_modelopt_cannot_export_is_refused(source, calibration, tmp_path):
-    assert Format.FP8_E5M2 not in load("modelopt").KV_PRESETS
-    with pytest.raises(UsageError, match="no KV cache in fp8_e5m2"):
-        run(source, calibration, tmp_path, replace(FP8, kv_cache=Format.FP8_E5M2))
-
-
 def test_a_full_disk_is_one_line(source, calibration, tmp_path):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
