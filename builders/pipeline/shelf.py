@@ -109,8 +109,9 @@ def served(
     model = manifest.predicate.about.get("model", "")
     if not model:
         raise UsageError(f"{name}: this release does not say which model it serves")
-    ports = {"http_port": http_port, "grpc_port": grpc_port}
-    with serve.tritonserver(repository, log=log, **ports) as server:
+    with serve.tritonserver(
+        repository, log=log, http_port=http_port, grpc_port=grpc_port
+    ) as server:
         yield server, model
 
 
