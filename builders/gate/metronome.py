@@ -19,9 +19,9 @@ _HEAD: Final = (
 )
 _LAST: Final = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 _MODELS: Final = b'{"object":"list","data":[{"id":"metronome","object":"model"}]}'
-_TEXT: Final = {
-    True: '"delta":{"role":"assistant","content":" a"}',
-    False: '"text":" a"',
+_KINDS: Final = {  # of chats and of completions: how an event is called, and where its text stands
+    True: ("chat.completion.chunk", '"delta":{"role":"assistant","content":" a"}'),
+    False: ("text_completion", '"text":" a"'),
 }
 
 
@@ -85,11 +85,12 @@ def _length(head: bytes) -> int:
 def _tokens(count: int, *, prompt: int, chat: bool) -> list[bytes]:
     """Return an answer's events, each a chunk of HTTP, the last with its reason; made once."""
     found = []
+    kind, text = _KINDS[chat]
     for number in range(1, count + 1):
         reason = '"length"' if number == count else "null"
         event = (
-            '{"id":"m","object":"chunk","model":"metronome",'
-            f'"choices":[{{"index":0,{_TEXT[chat]},"finish_reason":{reason}}}],'
+            f'{{"id":"m","object":"{kind}","model":"metronome",'
+            f'"choices":[{{"index":0,{text},"finish_reason":{reason}}}],'
             f'"usage":{{"prompt_tokens":{prompt},"completion_tokens":{number},'
             f'"total_tokens":{prompt + number}}}}}'
         )
