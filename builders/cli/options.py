@@ -43,6 +43,12 @@ KEY: Final = click.option(
     metavar="PUB.pem",
     help="Trust this public key only [default: those in .enginesmith/keys/trusted].",
 )
+POLICY: Final = click.option(
+    "--policy",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="POLICY.toml",
+    help="Judge by this policy [default: the evidence's own, else the standard profile].",
+)
 CHANNEL: Final = click.argument("channel", metavar="CHANNEL")
 
 

@@ -13,6 +13,7 @@ from builders.cli.watch import terminal
 from builders.errors import PlanError
 from builders.gate.power import Suite
 from builders.pipeline import Judged
+from builders.pipeline.judging import Judgement
 from builders.pipeline.request import Request
 from builders.pipeline.stages import Watcher
 from builders.plan import Plan
@@ -134,6 +135,13 @@ def judged(result: Judged) -> dict[str, object]:
 def judged_text(result: Judged) -> str:
     """Return verdicts and what became of the candidate, in a few lines."""
     return f"{report.as_text(result.report, result.landing)}report {result.page}"
+
+
+def judgement(found: Judgement) -> str:
+    """Return what evidence says, in a few lines, and how it compares with what was recorded."""
+    detail = [f"  {v.gate}: {v.detail}" for v in found.report.verdicts if v.detail]
+    said = [f"recorded verdicts: {found.recorded}"] if found.recorded else []
+    return "\n".join([report.as_text(found.report).rstrip(), *detail, *said])
 
 
 def stage(run: Callable[[Request, Watcher, Path | None], Stage], **arguments: Any) -> None:  # noqa: ANN401 - what `options.stage` collects

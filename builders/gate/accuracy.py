@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from builders import files
 from builders.errors import EvidenceError, ToolError
-from builders.gate import Scorer, evidence, tasks
+from builders.gate import Scorer, evidence, graded, tasks
 from builders.gate.evidence import Evidence, Sample
 from builders.gate.intervals import (
     Bounds,
@@ -156,12 +156,12 @@ def compare(
 ) -> tuple[Verdict, ...]:
     """Judge two measurements, as if there had been ``more`` times as many items of the kind."""
     pairs = evidence.pair(before, after, same=SAME)
-    bounds = tango_bounds(
-        [ours["right"] - theirs["right"] for ours, theirs in pairs],
-        confidence=settings.confidence,
-        clusters=[ours["cluster"] for ours, _ in pairs] if settings.cluster else None,
-        more=more,
-    )
+    harm = [ours["right"] - theirs["right"] for ours, theirs in pairs]
+    clusters = [ours["cluster"] for ours, _ in pairs] if settings.cluster else None
+    if set(harm) <= {-1, 0, 1}:
+        bounds = tango_bounds(harm, confidence=settings.confidence, clusters=clusters, more=more)
+    else:  # shares of right answers, where a problem was asked several times
+        bounds = graded.bounds(harm, confidence=settings.confidence, clusters=clusters)
     floor = evidence.pair(before.only(again), again, same=SAME) if again else []
     return (_verdict(bounds, pairs, floor, settings),)
 
@@ -185,7 +185,7 @@ def _verdict(bounds: Bounds, pairs: Pairs, floor: Pairs, settings: Settings) -> 
         margin=settings.margin,
         units=count,
         unit="share of right answers lost",
-        detail=f"{before} → {after} right of {count}: {lost} lost, {won} won{advice}{alarm}",
+        detail=f"{before:g} → {after:g} right of {count}: {lost} lost, {won} won{advice}{alarm}",
         needed=needed(bounds, settings.margin, high),
         numbers=(
             ("baseline accuracy", before / count),
@@ -229,7 +229,8 @@ def _see(found: Evidence, whose: str) -> None:
         for sample in found.samples
     )
     seen = {value for sample in found.samples for value in sample["loglikelihoods"]}
-    if blind > 0.01 * len(found.samples) or len(seen) < 2:
+    scored = any(sample["loglikelihoods"] for sample in found.samples)
+    if blind > 0.01 * len(found.samples) or (scored and len(seen) < 2):
         raise EvidenceError(
             f"accuracy: void, for the {whose} all choices are equally likely"
             f" in {blind} of {len(found.samples)} items",

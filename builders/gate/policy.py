@@ -5,7 +5,7 @@ several candidates and ships any that passes says how many: each is then judged 
 which all of them together err as seldom as one would.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -49,6 +49,15 @@ MARGINS: Final[Mapping[Profile, Mapping[str, Mapping[str, float]]]] = {
 }
 
 
+# What a gate's table must name, where nothing is measured and it does not matter.
+_LEAST: Final[Mapping[str, Mapping[str, object]]] = {
+    "perplexity": {"corpus": ()},
+    "accuracy": {"task": "any"},
+    "prompts": {},
+    "latency": {},
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assumptions:
     """What to take for granted when the power is planned; None leaves it to the profile.
@@ -80,7 +89,17 @@ class Policy:
     @classmethod
     def read(cls, path: Path) -> Self:
         """Read a policy file: a table for each gate that is required, one at least."""
-        data = read_toml(path)
+        return cls.of(read_toml(path), path)
+
+    @classmethod
+    def usual(cls, gates: Iterable[str], profile: Profile = Profile.STANDARD) -> Self:
+        """Return the policy of a profile, for results that come without one of their own."""
+        named = {name: dict(_LEAST[name]) for name in gates}
+        return cls.of({"profile": profile.value, **named}, Path(f"{profile.value} profile"))
+
+    @classmethod
+    def of(cls, data: Mapping[str, object], path: Path) -> Self:
+        """Read a policy's tables; ``path`` says where they stand."""
         profile = Table(data, place=str(path)).choice("profile", Profile, Profile.STANDARD)
         with Table({**data, **_filled(data, profile)}, place=str(path)) as table:
             table.text("profile", "")

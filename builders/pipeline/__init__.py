@@ -4,19 +4,20 @@ The only place that sees more than one room. Each function here is one command o
 """
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from builders import autopsy, engine, files, serve
-from builders.bundle import Tree
+from builders.bundle import Artifact, Tree
 from builders.checkpoint import Checkpoint
 from builders.errors import PlanError, Refusal, ToolError
 from builders.gate import load, planning
 from builders.gate.policy import Policy
 from builders.gate.power import Suite
-from builders.pipeline import attempts, reporting
+from builders.pipeline import attempts, lanes, reporting
 from builders.pipeline.request import Request
 from builders.pipeline.stages import Side, Stages, Watcher, outlook
 from builders.pipeline.subjects import Subjects
@@ -74,7 +75,7 @@ def stages(
     resolved = plan(request)
     if resolved.imported:
         _inspect(resolved)
-    if resolved.runtime.name not in engine.BACKENDS:
+    if resolved.runtime.lane not in engine.BACKENDS:
         raise PlanError((_cannot_build(resolved),))
     if is_needed(resolved.recipe):
         Corpus.read(resolved.calibration)
@@ -84,8 +85,8 @@ def stages(
         policy.check()
         if refusals := planning.suite(policy, attempts.seen(store, resolved, policy)).refusals():
             raise PlanError(refusals)
-    if policy and not dry and any(load(name).NEEDS != "scorer" for name, _ in policy.gates):
-        serve.preflight()
+    if policy and not dry:
+        _refuse_to_measure(resolved, policy)
     if not dry:
         request.home.prepare()
     with Subjects(name=resolved.serve.name, logs=request.home.runs) as subjects:
@@ -97,6 +98,13 @@ def stages(
             subjects=subjects,
             dry=dry,
         )
+
+
+def _refuse_to_measure(resolved: Plan, policy: Policy) -> None:
+    needs = {load(name).NEEDS for name, _ in policy.gates}
+    lanes.refuse_to_measure(resolved, needs)
+    if needs - {"scorer"}:
+        serve.preflight()
 
 
 def power(request: Request) -> Suite | None:
@@ -139,8 +147,33 @@ def gate(request: Request, watcher: Watcher, out: Path | None) -> Judged:
     with stages(request, watcher) as opened:
         judged = judge(opened)
         if out:
-            opened.store.materialise(reporting.write(opened).tree, out)
+            _leave(opened, out)
         return judged
+
+
+def _leave(opened: Stages, out: Path) -> None:
+    """Leave in a folder of the user's what `judging.judge` reads: evidence, policy, verdicts."""
+    parts = {
+        **_evidence(opened),
+        "verdicts": opened.verdicts().tree,
+        "report": reporting.write(opened).tree,
+    }
+    artifacts = [
+        Artifact(f"{name}/{a.path}", a.sha256, a.size)
+        for name, tree in parts.items()
+        for a in tree.artifacts
+    ]
+    opened.store.materialise(Tree(tuple(sorted(artifacts))), out)
+    shutil.copyfile(opened.plan.policy, out / "policy.toml")
+
+
+def _evidence(opened: Stages) -> dict[str, Tree]:
+    gates = dict(opened.gates)
+    return {
+        f"evidence/{name}": stage.tree
+        for name, stage in opened.done.items()
+        if name.partition("/")[0] in gates
+    }
 
 
 def _stage(
@@ -195,12 +228,6 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
     """Seal everything that a stranger needs to serve the release and to judge it again."""
     resolved = opened.plan
     written = opened.run("plan", {"plan": resolved.as_json()}, _plan_file(resolved))
-    gates = dict(opened.gates)
-    evidence = {
-        f"evidence/{name}": stage.tree
-        for name, stage in opened.done.items()
-        if name.partition("/")[0] in gates
-    }
     parts: dict[str, Tree | Path] = {
         "model_repository": opened.repository(Side.CANDIDATE).tree,
         "policy.toml": resolved.policy,
@@ -208,12 +235,12 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
         "verdicts": opened.verdicts().tree,
         "attempts": reporting.attempts_file(opened).tree,
         "report": reporting.write(opened).tree,
-        **evidence,
+        **_evidence(opened),
     }
     predicate = Predicate(
         plan=resolved.digest,
         verdicts=judged.report.verdicts,
-        tools=dict(judged.report.versions),
+        tools=dict(judged.report.versions) | lanes.tools(resolved),
         stages={name: stage.key for name, stage in opened.done.items()},
         about={
             "checkpoint": resolved.checkpoint.path.name,

@@ -15,11 +15,10 @@ from typing import Any, Final, Protocol, cast
 from builders import engine, gate, quantize, render
 from builders.bundle import fingerprint
 from builders.checkpoint import Checkpoint
-from builders.engine import EngineSettings
-from builders.errors import UsageError
-from builders.formats import Format
+from builders.errors import ReleaseError, UsageError
 from builders.gate import Scorer, controls
 from builders.gate.policy import Policy
+from builders.pipeline import lanes
 from builders.pipeline.subjects import Subjects
 from builders.pipeline.versions import code, versions
 from builders.plan import Plan
@@ -96,6 +95,8 @@ class Stages:
     def quantized(self) -> Stage:
         """The quantized checkpoint: weights, scales, `hf_quant_config.json`."""
         plan = self.plan
+        if lanes.of(plan).compiles:
+            return self.converted(Side.CANDIDATE)
         if plan.imported:
             raise UsageError(
                 f"{plan.checkpoint.path} came quantized; there is nothing left to quantize",
@@ -116,8 +117,31 @@ class Stages:
 
         return self.run("quantize", inputs, work)
 
+    def converted(self, side: Side) -> Stage:
+        """The TensorRT-LLM checkpoint of a side, which trtllm-build takes."""
+        plan, recipe = self.plan, self.plan.recipe if side is Side.CANDIDATE else None
+        how = lanes.conversion(plan, recipe)
+        needed = recipe is not None and is_needed(recipe)
+        inputs = {
+            "checkpoint": content_of(plan.checkpoint),
+            "recipe": plain(recipe),
+            "conversion": plain(how),
+            "calibration": Corpus.read(plan.calibration).digest if needed else "",
+            "code": code("quantize", "numerics"),
+            "versions": versions("torch", "transformers", "nvidia-modelopt"),
+        }
+
+        def work(out: Path) -> None:
+            progress = self.watcher.progress
+            quantize.convert(plan.checkpoint, recipe, plan.calibration, how, out, progress)
+
+        return self.run(_name("quantize", side), inputs, work)
+
     def source(self, side: Side) -> Source:
         """The checkpoint that a side's engine is built from."""
+        if lanes.of(self.plan).compiles:
+            made = self.converted(side)
+            return Source(made.path, made.tree.digest, owned=True)
         if side is Side.CANDIDATE and not self.plan.imported:
             made = self.quantized()
             return Source(made.path, made.tree.digest, owned=True)
@@ -127,40 +151,41 @@ class Stages:
     def engine(self, side: Side) -> Stage:
         """What the runtime loads, of either side."""
         plan, source = self.plan, self.source(side)
-        kv_cache = plan.recipe.kv_cache if side is Side.CANDIDATE else Format.BF16
-        settings = EngineSettings(
-            context=plan.serve.context, concurrency=plan.serve.concurrency, kv_cache=kv_cache
-        )
+        recipe = plan.recipe if side is Side.CANDIDATE else None
+        settings = lanes.of(plan).settings(plan, recipe, self.store.root / "work")
         inputs = {
             "checkpoint": source.content,
             "runtime": asdict(plan.runtime),
             "settings": plain(settings),
+            **lanes.builder(plan),
             "code": code("engine", "numerics"),
             "versions": versions(),
         }
 
         def work(out: Path) -> None:
             progress, owned = self.watcher.progress, source.owned
-            engine.build(plan.runtime.name, source.path, settings, out, progress, owned=owned)
+            engine.build(plan.runtime.lane, source.path, settings, out, progress, owned=owned)
 
         return self.run(_name("build", side), inputs, work)
 
     def repository(self, side: Side) -> Stage:
         """The Triton model repository that serves the engine of either side."""
         plan, built = self.plan, self.engine(side)
+        lane = lanes.of(plan)
         context = render.Context(
             name=plan.serve.name,
             context=plan.serve.context,
             concurrency=plan.serve.concurrency,
             gpu=plan.tier.gpu,
             engine_digest=built.tree.digest,
+            **lane.facts(plan, built.path),
         )
-        texts = render.texts(plan.runtime.name, context)
+        texts = render.texts(lane.variant, context)
         inputs = {"engine": built.tree.digest, "texts": fingerprint(texts), "versions": versions()}
 
         def work(out: Path) -> None:
-            render.render(plan.runtime.name, context, built.path, out)
-            render.check(out, plan.runtime.name, context)
+            render.render(lane.variant, context, built.path, out)
+            render.check(out, lane.variant, context)
 
         return self.run(_name("render", side), inputs, work)
 
@@ -268,11 +293,19 @@ def outlook(stages: Stages) -> dict[str, str]:
 
 def read_verdicts(stage: Stage) -> tuple[Verdict, ...]:
     """Read what `Stages.verdicts` wrote."""
-    rows: list[dict[str, Any]] = json.loads((stage.path / VERDICTS).read_text(encoding="utf-8"))
-    return tuple(
-        Verdict(**(row | {"numbers": tuple((str(k), v) for k, v in row["numbers"])}))
-        for row in rows
-    )
+    return read_verdicts_of(stage.path / VERDICTS)
+
+
+def read_verdicts_of(path: Path) -> tuple[Verdict, ...]:
+    """Read a file of verdicts; one that is none is a `ReleaseError`."""
+    try:
+        rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return tuple(
+            Verdict(**(row | {"numbers": tuple((str(k), v) for k, v in row["numbers"])}))
+            for row in rows
+        )
+    except (ValueError, TypeError, KeyError) as error:
+        raise ReleaseError(f"{path}: no verdicts: {error}", hint="judge again") from error
 
 
 def plain(value: object) -> Any:  # noqa: ANN401 - JSON
@@ -285,8 +318,9 @@ def plain(value: object) -> Any:  # noqa: ANN401 - JSON
         return value.name
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+    if isinstance(value, (list, tuple, frozenset)):
+        items = [plain(item) for item in value]
+        return sorted(items) if isinstance(value, frozenset) else items
     return value
 
 

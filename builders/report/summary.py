@@ -31,7 +31,8 @@ def as_text(report: Report, landing: Landing | None = None) -> str:
     word = words.WORDS[report.outcome]
     names = [*(verdict.gate for verdict in report.verdicts), *report.missing]
     width = max((len(_name(name)) for name in names), default=0)
-    lines = [f"{word.banner}  {report.title} → {report.channel}", words.why(report)]
+    goal = f" → {report.channel}" if report.channel else ""
+    lines = [f"{word.banner}  {report.title}{goal}", words.why(report)]
     lines += [_gate_text(verdict, width) for verdict in report.verdicts]
     lines += [f"  ? {_name(gate).ljust(width)}  required, not measured" for gate in report.missing]
     lines += [*_facts(report), *_landing(report, landing), *filter(None, [words.many(report)])]

@@ -5,11 +5,15 @@ cannot be measured is never passed off as an answer.
 """
 
 import json
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.slow
+ASSETS = Path(__file__).parents[1] / "assets" / "foreign"
 
 
 def test_every_candidate_leaves_a_trace_that_the_next_one_shows(scored):
@@ -54,3 +58,97 @@ def test_the_plan_says_what_the_gates_can_certify_and_learns_from_what_was_tried
     assert 0.9 < planned["power"]["joint"] <= 1
     assert scored.json("gate", "demo/release.toml", "--power") == planned["power"]
     assert "0.013" not in gates["perplexity"]["assumed"]  # seen, no longer assumed
+
+
+HEAVY = ("torch", "transformers", "modelopt", "numpy", "scipy", "lm_eval", "datasets",
+         "tritonclient", "safetensors", "huggingface_hub", "pyarrow")  # fmt: skip
+BARE = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {HEAVY!r}:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+from builders.cli import run
+sys.exit(run(sys.argv[1:]))
+"""
+
+
+def bare(*arguments, code=0):
+    """Run a command as if nothing but the base install were there."""
+    command = [sys.executable, "-c", BARE, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout, done.stderr
+
+
+def test_a_bundle_judges_again_to_the_bit_on_a_base_install(scored, tmp_path):
+    first = json.loads((scored.folder / "first.json").read_text())
+    elsewhere = shutil.copytree(first["bundle"], tmp_path / "elsewhere")
+    found = json.loads(bare("judge", elsewhere, "--json")[0])
+    assert found["recorded"] == "reproduced"
+    assert found["gates"] == first["gates"]
+    assert found["outcome"] == "passed"
+    text, _ = bare("judge", elsewhere)
+    assert "recorded verdicts: reproduced" in text
+
+
+def test_another_policy_judges_the_same_evidence_anew(scored, tmp_path):
+    first = json.loads((scored.folder / "first.json").read_text())
+    strict = tmp_path / "strict.toml"
+    text = (Path(first["bundle"]) / "policy.toml").read_text()
+    strict.write_text(text.replace("margin = 0.5", "margin = 0.0001"))
+    found = json.loads(bare("judge", first["bundle"], "--policy", strict, "--json", code=11)[0])
+    assert found["recorded"] == ""
+    more = tmp_path / "more.toml"
+    more.write_text(f"{text}\n[prompts]\n")
+    found = json.loads(bare("judge", first["bundle"], "--policy", more, "--json", code=11)[0])
+    assert found["missing"] == ["prompts"]
+
+
+def test_what_gate_leaves_in_a_folder_can_be_judged_and_compared(scored, tmp_path):
+    scored.run("gate", "demo/release.toml", "--out", tmp_path / "a")
+    scored.run(
+        "gate", "demo/release.toml", "--set", "quantize.recipe=int8_smoothquant",
+        "--out", tmp_path / "b",
+    )  # fmt: skip
+    assert (tmp_path / "a" / "report" / "report.html").exists()
+    assert "reproduced" in bare("judge", tmp_path / "a")[0]
+    found = json.loads(bare("compare", tmp_path / "a", tmp_path / "b", "--json")[0])
+    assert {gate["gate"] for gate in found["gates"]} == {"perplexity", "accuracy"}
+    same = json.loads(bare("compare", tmp_path / "a", tmp_path / "a", "--json")[0])
+    assert {gate["worse_by"] for gate in same["gates"]} == {0.0}
+
+
+def test_verdicts_that_the_evidence_does_not_give_are_refused(scored, tmp_path):
+    first = json.loads((scored.folder / "first.json").read_text())
+    copy = shutil.copytree(first["bundle"], tmp_path / "copy", copy_function=shutil.copyfile)
+    path = copy / "verdicts" / "verdicts.json"
+    verdicts = json.loads(path.read_text())
+    verdicts[0]["high"] /= 2
+    path.write_text(json.dumps(verdicts))
+    _, err = bare("judge", copy, code=6)
+    assert "are not what the evidence beside them says" in err
+    path.write_text("[{}]")
+    assert "no verdicts" in bare("judge", copy, code=6)[1]
+    (copy / "evidence" / "accuracy" / "damaged" / "samples.jsonl").unlink()
+    path.unlink()
+    assert "control 'damaged' was not measured" in bare("judge", copy, code=5)[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("lm_eval", 11), ("nemo", 11), ("aiperf", 0), ("guidellm", 10)]
+)
+def test_other_tools_results_are_judged_from_the_command_line(name, code):
+    folder = ASSETS / name
+    judged = json.loads(bare("judge", folder, "--json", code=code)[0])
+    sides = folder / "baseline", folder / "candidate"
+    compared = json.loads(bare("compare", *sides, "--json", code=code)[0])
+    assert judged["gates"] == compared["gates"]
+    assert judged["policy"] == "standard profile"
+
+
+def test_what_is_no_evidence_is_said(tmp_path):
+    assert "no such folder" in bare("judge", tmp_path / "none", code=5)[1]
+    assert "no such file or folder" in bare("compare", tmp_path, tmp_path / "none", code=2)[1]
+    assert "no results of the same kind" in bare("compare", tmp_path, tmp_path, code=5)[1]
