@@ -4,18 +4,11 @@ Random experts are harsh judges: a router's choice flips at the smallest differe
 are compared in float32 and layers on equal inputs.
 """
 
-import contextlib
-import copy
-import io
 import shutil
-import warnings
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from builders.engine import EngineSettings
 from builders.engine.embedded.cache import Slots
@@ -24,14 +17,8 @@ from builders.engine.embedded.loader import load
 from builders.engine.embedded.score import forward
 from builders.errors import ToolError
 from builders.formats import Format
-from fakes.checkpoints import (
-    DEMO,
-    TOKENIZER_FILES,
-    read_safetensors,
-    tiny_mixtral,
-    tiny_qwen3_moe,
-    write_safetensors,
-)
+from fakes.checkpoints import read_safetensors, tiny_mixtral, tiny_qwen3_moe, write_safetensors
+from fakes.families import divergence, opened, save, simulate
 
 CPU = torch.device("cpu")
 TOKENS = torch.arange(5, 101).view(2, 48)
@@ -79,7 +66,7 @@ def fuse(family, tensors, home):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_experts_compute_what_transformers_computes(sources, family):
-    theirs = AutoModelForCausalLM.from_pretrained(sources[family], dtype=torch.float32)
+    theirs = opened(sources[family])
     loaded = load(sources[family], PLAIN, CPU)
     assert sum(isinstance(part, Experts) for part in loaded.module.modules()) == 2
     with torch.inference_mode():
@@ -150,98 +137,27 @@ def test_experts_that_are_quantized_as_one_tensor_are_refused(sources, tmp_path)
 
 
 def test_experts_of_another_kind_are_refused(tmp_path):
-    config = AutoConfig.for_model(
-        "gpt_oss", vocab_size=4096, hidden_size=64, intermediate_size=64, num_hidden_layers=1,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=16, num_local_experts=4,
-        max_position_embeddings=128, sliding_window=128,
-    )  # fmt: skip
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "oss")
-    copy_tokenizer(tmp_path / "oss")
+    path = save(tmp_path / "oss", "gpt_oss", head_dim=16, num_local_experts=4)
     with pytest.raises(ToolError, match="does not know experts like those of GptOssExperts"):
-        load(tmp_path / "oss", PLAIN, CPU)
-
-
-def copy_tokenizer(path):
-    for name in TOKENIZER_FILES:
-        shutil.copyfile(DEMO / name, path / name)
-
-
-@contextlib.contextmanager
-def silence():
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-@dataclass(frozen=True, kw_only=True)
-class Simulated:
-    """What a model computed before and after ModelOpt quantized it, and where its export lies."""
-
-    plain: torch.Tensor
-    logits: torch.Tensor
-    layers: list
-    export: Path
+        load(path, PLAIN, CPU)
 
 
 @pytest.fixture(scope="module")
-def simulate(sources, tmp_path_factory):
-    """Quantize with ModelOpt in float32, compute, export; each combination once."""
+def simulated(sources, tmp_path_factory):
+    """What ModelOpt makes of a family; each combination once."""
     made = {}
 
-    def make(family, *quantization):
-        key = (family, *quantization)
+    def make(family, preset, kv):
+        key = (family, preset, kv)
         if key not in made:
-            with silence(), torch.inference_mode():
-                export = tmp_path_factory.mktemp("export")
-                made[key] = quantized(sources[family], export, *quantization)
-            copy_tokenizer(export)
+            out = tmp_path_factory.mktemp("export")
+            made[key] = simulate(sources[family], out, TOKENS, preset, kv, watch="mlp.experts")
         return made[key]
 
     return make
 
 
-def quantized(source, out, preset, kv):
-    import modelopt.torch.quantization as mtq
-    from modelopt.torch.export import export_hf_checkpoint
-
-    from builders.quantize import emulation
-
-    config = copy.deepcopy(getattr(mtq, preset))
-    if kv:
-        kept = getattr(mtq, kv)["quant_cfg"]
-        config = mtq.update_quant_cfg_with_kv_cache_quant(config, kept)
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    random = torch.Generator().manual_seed(0)
-    for weight in model.parameters():  # off the bfloat16 grid, on which many lie between codes
-        weight.mul_(1 + 1e-3 * torch.randn(weight.shape, generator=random))
-    plain, layers = model(TOKENS, use_cache=False).logits, []
-    with emulation.available():
-        config = emulation.where_needed(config, CPU)
-        mtq.quantize(model, config, lambda m: m(TOKENS, use_cache=False))
-        with watched(model, layers):
-            logits = model(TOKENS, use_cache=False).logits
-    export_hf_checkpoint(model, export_dir=out)
-    return Simulated(plain=plain, logits=logits, layers=layers, export=out)
-
-
-@contextlib.contextmanager
-def watched(model, layers):
-    hooks = [
-        part.register_forward_hook(lambda *call, name=name: layers.append((name, *call[1:])))
-        for name, part in model.named_modules()
-        if name.endswith("mlp.experts")
-    ]
-    yield
-    for hook in hooks:
-        hook.remove()
-
-
 FP8_KV = EngineSettings(context=64, dtype=Format.FP32, kv_cache=Format.FP8)
-
-
-def divergence(expected, found):
-    expected, found = expected.log_softmax(-1), found.log_softmax(-1)
-    return (expected.exp() * (expected - found)).sum(-1).mean().item()
 
 
 def apart(found, expected):
@@ -260,17 +176,17 @@ def apart(found, expected):
         ("INT8_SMOOTHQUANT_CFG", ""),
     ],
 )
-def test_exports_compute_what_modelopt_simulates(simulate, family, preset, kv):
+def test_exports_compute_what_modelopt_simulates(simulated, family, preset, kv):
     """One weight in ten thousand lies between two codes; its expert's tokens differ by a step."""
-    simulated = simulate(family, preset, kv)
-    loaded = load(simulated.export, FP8_KV if kv else PLAIN, CPU)
+    made = simulated(family, preset, kv)
+    loaded = load(made.export, FP8_KV if kv else PLAIN, CPU)
     ours = dict(loaded.module.named_modules())
-    assert len(simulated.layers) == 2
+    assert len(made.layers) == 2
     with torch.inference_mode():
-        for name, given, made in simulated.layers:
-            assert apart(ours[name](*given), made) < 0.01
+        for name, given, expected in made.layers:
+            assert apart(ours[name](*given), expected) < 0.01
     found = logits(loaded)
-    harm = divergence(simulated.plain, simulated.logits)
-    assert divergence(simulated.plain, found) == pytest.approx(harm, rel=0.15)
+    harm = divergence(made.plain, made.logits)
+    assert divergence(made.plain, found) == pytest.approx(harm, rel=0.15)
     if preset != "NVFP4_DEFAULT_CFG":  # its exporter gives queries, keys and values one scale
-        assert divergence(simulated.logits, found) < harm / 30
+        assert divergence(made.logits, found) < harm / 30

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 import builders
 from builders.engine import EngineSettings
@@ -176,14 +176,6 @@ def test_an_architecture_that_transformers_cannot_make_is_refused(checkpoint, tm
         load(copied(checkpoint, tmp_path / "other", **config), PLAIN, CPU)
 
 
-def test_a_sliding_window_shorter_than_the_context_is_refused(checkpoint, tmp_path):
-    config = {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
-    path = copied(checkpoint, tmp_path / "mistral", sliding_window=32, **config)
-    with pytest.raises(ToolError, match="slides over 32 tokens"):
-        load(path, PLAIN, CPU)
-    assert load(path, EngineSettings(context=32), CPU).vocabulary == 4096
-
-
 def test_truncated_weights_are_refused(checkpoint, tmp_path):
     path = copied(checkpoint, tmp_path / "cut")
     weights = path / "model.safetensors"
@@ -194,59 +186,6 @@ def test_truncated_weights_are_refused(checkpoint, tmp_path):
 
 def test_the_demo_model_loads_in_its_own_format():
     assert load(DEMO, EngineSettings(context=512), CPU).dtype == torch.bfloat16
-
-
-COMMON = {
-    "vocab_size": 4096, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
-    "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128,
-    "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0,
-}  # fmt: skip
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 500000.0, "factor": 8.0, "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0, "original_max_position_embeddings": 32,
-}  # fmt: skip
-
-
-def saved(path, model_type, **config):
-    """Let transformers make and save a random model of a family."""
-    torch.manual_seed(0)
-    made = AutoConfig.for_model(model_type, **(COMMON | config))
-    model = AutoModelForCausalLM.from_config(made, dtype=torch.float32).eval()
-    model.save_pretrained(path)
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copyfile(DEMO / name, path / name)
-    with torch.inference_mode():
-        return model(TOKENS).logits
-
-
-@pytest.mark.parametrize(
-    ("family", "config"),
-    [
-        ("llama", {"rope_parameters": LLAMA3}),
-        ("qwen2", {}),  # biases in attention
-        ("qwen3", {"head_dim": 16, "tie_word_embeddings": True}),  # norms of queries and keys
-        ("phi3", {}),  # fused projections
-        ("gemma", {"head_dim": 16}),  # a buffer that scales embeddings
-        ("granite", {"embedding_multiplier": 3.0, "logits_scaling": 2.0}),
-        ("opt", {"ffn_dim": 128, "word_embed_proj_dim": 64}),  # learned positions
-    ],
-)
-def test_each_family_computes_what_transformers_computes(tmp_path, family, config):
-    expected = saved(tmp_path / family, family, **config)
-    assert torch.allclose(logits(load(tmp_path / family, PLAIN, CPU)), expected, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("family", "config", "said"),
-    [
-        ("gemma2", {"head_dim": 16, "sliding_window": 128}, "asks for softcap"),
-        ("stablelm", {}, "in its own old way"),
-    ],
-)
-def test_attention_that_is_not_computed_here_is_refused_on_loading(tmp_path, family, config, said):
-    saved(tmp_path / family, family, **config)
-    with pytest.raises(ToolError, match=said):
-        load(tmp_path / family, PLAIN, CPU)
 
 
 def test_layers_without_attention_are_refused(checkpoint, tmp_path):

@@ -5,6 +5,7 @@ Here the module is made empty from `config.json`; every tensor of the file is us
 parameter is filled, or a `ToolError` names the one that is not.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from builders.checkpoint import Checkpoint
 from builders.engine.description import EngineSettings
 from builders.engine.embedded import attention, experts, layout
-from builders.engine.embedded.cache import Cache, KvScale, KvScales, Passing
+from builders.engine.embedded.cache import Cache, KvScale, KvScales, Passing, Slots
 from builders.engine.embedded.layers import Layers, tied_weights
 from builders.engine.embedded.layout import Declaration
 from builders.engine.embedded.linear import Memory
@@ -29,7 +30,9 @@ from builders.formats import Format
 DTYPES: Final = {
     Format.BF16: torch.bfloat16, Format.FP16: torch.float16, Format.FP32: torch.float32,
 }  # fmt: skip
+_IS_ATTENTION: Final = re.compile(r"(attn|attention)[^.]*$")
 _ATTENTION: Final = frozenset({"full_attention", "sliding_attention"})
+_ELSEWHERE: Final = "serve this model with another runtime"
 _HINT: Final = "the embedded runtime runs the causal language models that transformers ships"
 
 
@@ -69,7 +72,7 @@ def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
     checkpoint = Checkpoint.open(path)
     declaration = Declaration.read(checkpoint)
     layout.check(checkpoint, declaration)
-    config = _config(checkpoint, settings)
+    config = _config(checkpoint)
     dtype = DTYPES[settings.dtype] if settings.dtype else _own_dtype(config)
     module = _empty(checkpoint, config, dtype)
     names, memory = Names(module, checkpoint.tensors), Memory()
@@ -94,19 +97,25 @@ def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
 
 @torch.inference_mode()
 def _try_out(loaded: Loaded, checkpoint: Checkpoint) -> None:
-    """Compute two tokens, so that a model which cannot run is refused here and not in service."""
-    tokens = torch.zeros((1, 2), dtype=torch.long, device=loaded.device)
+    """Compute a few tokens, so that a model which cannot run is refused here, not in service."""
+    cache = Slots(loaded.kv_scales, slots=2, context=3)
+    tokens = torch.zeros((2, 2), dtype=torch.long, device=loaded.device)
+    places = torch.arange(2, device=loaded.device).expand(2, 2)
     try:
-        loaded.logits(tokens, torch.arange(2, device=loaded.device)[None], Passing({}))
+        loaded.logits(tokens, places, Passing(loaded.kv_scales))
+        for row in range(2):
+            cache.begin(row)
+            loaded.logits(tokens[:1], places[:1], cache, last=True)
+        loaded.logits(tokens[:, :1], cache.advance([2, 2], loaded.device), cache, last=True)
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, IndexError) as error:
         raise ToolError(
             f"{checkpoint.path}: the embedded runtime cannot run {checkpoint.architecture} "
             f"({error})",
-            hint="serve this model with another runtime",
+            hint=_ELSEWHERE,
         ) from error
 
 
-def _config(checkpoint: Checkpoint, settings: EngineSettings) -> Any:  # noqa: ANN401 - untyped
+def _config(checkpoint: Checkpoint) -> Any:  # noqa: ANN401 - untyped
     file = checkpoint.path / "config.json"
     try:
         config = AutoConfig.from_pretrained(
@@ -116,22 +125,16 @@ def _config(checkpoint: Checkpoint, settings: EngineSettings) -> Any:  # noqa: A
         raise ToolError(f"{file}: transformers cannot read it ({error})", hint=_HINT) from error
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    _check_attention(file, config.get_text_config(), settings)
+    _check_attention(file, config.get_text_config())
     return config
 
 
-def _check_attention(file: Path, config: Any, settings: EngineSettings) -> None:  # noqa: ANN401
-    window = getattr(config, "sliding_window", None)
-    if window is not None and window < settings.context:
-        raise ToolError(
-            f"{file}: attention slides over {window} tokens, which the embedded runtime lacks",
-            hint=f"set context in [serve] to at most {window}",
-        )
+def _check_attention(file: Path, config: Any) -> None:  # noqa: ANN401 - transformers is untyped
     other = set(getattr(config, "layer_types", None) or ()) - _ATTENTION
     if other:
         raise ToolError(
             f"{file}: has layers of {min(other)}, which the embedded runtime lacks",
-            hint="serve this model with another runtime",
+            hint=_ELSEWHERE,
         )
 
 
@@ -148,17 +151,23 @@ def _empty(checkpoint: Checkpoint, config: Any, dtype: torch.dtype) -> nn.Module
                 config, dtype=dtype, attn_implementation=attention.NAME, trust_remote_code=False
             )
     except (ValueError, KeyError, TypeError, ImportError) as error:
+        if error.args == (attention.NAME,):  # a table of its own, in which ours is not
+            raise _old_way(checkpoint) from error
         raise ToolError(
             f"{checkpoint.path}: transformers cannot make a {checkpoint.architecture} ({error})",
             hint=_HINT,
         ) from error
     if not getattr(module, "_supports_attention_backend", False):
-        raise ToolError(
-            f"{checkpoint.path}: transformers computes the attention of "
-            f"{checkpoint.architecture} in its own old way, without the cache used here",
-            hint="serve this model with another runtime",
-        )
+        raise _old_way(checkpoint)
     return module
+
+
+def _old_way(checkpoint: Checkpoint) -> ToolError:
+    return ToolError(
+        f"{checkpoint.path}: transformers computes the attention of {checkpoint.architecture} in "
+        "its own old way, without the cache used here",
+        hint=_ELSEWHERE,
+    )
 
 
 def _replace_linears(module: nn.Module, layers: Layers, names: Names) -> None:
@@ -238,7 +247,7 @@ def _kv_scales(
 
 def _attentions(module: nn.Module) -> Iterator[tuple[str, int]]:
     for name, part in module.named_modules():
-        if hasattr(part, "layer_idx") and "attn" in name.rpartition(".")[2]:
+        if hasattr(part, "layer_idx") and _IS_ATTENTION.search(name):
             yield name, int(part.layer_idx)
 
 
