@@ -23,13 +23,16 @@ _TIMER_SECONDS: Final = 0.0015
 
 
 async def warm(endpoint: Endpoint, load: Load, *, side: str) -> None:
-    """Run every batch size up to the load's once: engines prepare themselves for each."""
-    size, part = 1, "sizes"
-    while size <= load.concurrency and load.warm_up:
-        shots = traffic.trace(load, size, count=size, part=part)
+    """Run each batch size up to the load's once: engines prepare themselves for every one.
+
+    It also opens a connection for each request that will be in flight.
+    """
+    sizes = [1 << power for power in range(load.concurrency.bit_length())]
+    sizes = sorted({*(size for size in sizes if size < load.concurrency), load.concurrency})
+    for size in sizes if load.warm_up else ():
+        shots = traffic.trace(load, size, count=size, part="sizes")
         brief = [Shot(s.number, 0.0, s.prompt, min(s.tokens, 4)) for s in shots]
         await replay(endpoint, load, brief, who=f"latency: {side}, batches of {size}", workers=size)
-        size *= 2
 
 
 async def turn(

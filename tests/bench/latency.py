@@ -101,14 +101,18 @@ async def ours(concurrency: int, waves: int) -> dict[str, float]:
         begun = time.perf_counter()
         async with OpenAiEndpoint(url=url, model="metronome", chat=True) as endpoint:
 
-            async def work(_: int) -> None:
-                request = client.Request(prompt="tick " * 20, max_tokens=TOKENS, ignore_eos=True)
-                answers.append(await client.ask(endpoint, request, who="bench", timeout=60.0))
+            async def work(tokens: int) -> None:
+                request = client.Request(prompt="tick " * 20, max_tokens=tokens, ignore_eos=True)
+                answer = await client.ask(endpoint, request, who="bench", timeout=60.0)
+                if tokens == TOKENS:
+                    answers.append(answer)
 
-            await client.side_by_side(range(concurrency * waves), work, workers=concurrency)
+            # As the gate does: a first wave, not counted, opens the connections.
+            for count, tokens in ((concurrency, 1), (concurrency * waves, TOKENS)):
+                await client.side_by_side([tokens] * count, work, workers=concurrency)
         seconds = time.perf_counter() - begun
         await asyncio.sleep(0.1)
-        lateness = late()
+        lateness = late()[concurrency:]
     first = [answer.arrivals[0][0] - answer.sent for answer in answers]
     between = [
         (answer.arrivals[-1][0] - answer.arrivals[0][0]) / (answer.tokens - 1) for answer in answers
@@ -119,7 +123,7 @@ async def ours(concurrency: int, waves: int) -> dict[str, float]:
         "itl_p50": 1000 * quantile(between, 0.5),
         "itl_p99": 1000 * quantile(between, 0.99),
         "server_p99": 1000 * quantile(lateness, 0.99),
-        "beyond": seconds - waves * (TTFT + (TOKENS - 1) * ITL),
+        "beyond": seconds - TTFT - waves * (TTFT + (TOKENS - 1) * ITL),
     }
 
 
@@ -133,7 +137,7 @@ async def aiperf(program: str, concurrency: int, waves: int) -> dict[str, float]
                 *("--request-count", str(concurrency * waves), "--use-server-token-count"),
                 *("--synthetic-input-tokens-mean", "20", "--output-tokens-mean", str(TOKENS)),
                 *("--tokenizer", str(ROOT / "demo" / "model"), "--artifact-dir", folder),
-                *("--ui", "none"),
+                *("--ui", "none", "--warmup-request-count", str(concurrency)),
             ]
             begun = time.perf_counter()
             child = await asyncio.create_subprocess_exec(
@@ -141,7 +145,7 @@ async def aiperf(program: str, concurrency: int, waves: int) -> dict[str, float]
             )
             output, _ = await child.communicate()
             seconds = time.perf_counter() - begun
-            lateness = late()
+            lateness = late()[concurrency:]
         if child.returncode:
             raise SystemExit(f"aiperf: {output.decode()[-2000:]}")
         (report,) = Path(folder).rglob("profile_export_aiperf.json")
@@ -153,7 +157,7 @@ async def aiperf(program: str, concurrency: int, waves: int) -> dict[str, float]
         "itl_p50": itl["p50"],
         "itl_p99": itl["p99"],
         "server_p99": 1000 * quantile(lateness, 0.99),
-        "beyond": seconds - waves * (TTFT + (TOKENS - 1) * ITL),
+        "beyond": seconds - (waves + 1) * (TTFT + (TOKENS - 1) * ITL),
     }
 
 
@@ -211,8 +215,9 @@ def exactness(program: str | None) -> str:
             )
     cores = len(os.sched_getaffinity(0))
     trailer = (
-        f"Milliseconds. {WAVES} requests for each one in flight, {TOKENS} tokens each, server and "
-        f"client on the same {cores} cores; load average {before:.1f} before, "
+        f"Milliseconds. {WAVES} requests for each one in flight, {TOKENS} tokens each, after a "
+        f"warm-up that is not counted; server and client on the same {cores} cores; load average "
+        f"{before:.1f} before, "
         f"{os.getloadavg()[0]:.1f} after. What the server itself was late is not taken off. "
         f"`enginesmith latency` as a whole (start, calibration, judging) took {command():.1f} s "
         "beyond its traffic."

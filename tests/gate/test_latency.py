@@ -84,7 +84,7 @@ def test_pairs_take_turns_in_abba_order_on_the_same_trace(tmp_path):
     ]
     assert old.prompts == new.prompts
     per_turn = LOAD.warm_up + LOAD.requests
-    before = 1 + (1 + 2)  # one to see that it speaks at all, then batches of one and of two
+    before = 1 + (1 + 2 + 3)  # one to see that it speaks at all, then batches of each size
     assert len(old.prompts) == before + LOAD.pairs * per_turn
     assert max(old.begun[before : before + per_turn]) <= min(new.begun[before : before + per_turn])
 
@@ -119,7 +119,7 @@ def test_endpoints_are_opened_inside_and_closed_even_on_failure(tmp_path):
     [
         (Scheduled(breaks_after=0), "latency: candidate: connection refused"),
         (
-            Scheduled(0.001, breaks_after=4 + 4 * 7 + 5),
+            Scheduled(0.001, breaks_after=7 + 4 * 7 + 2),
             r"pair 5, candidate, request \d+: connection refused",
         ),
         (Scheduled(0.001, mute=True), "the candidate answers a prompt with nothing"),

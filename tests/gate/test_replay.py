@@ -160,11 +160,11 @@ def test_waiting_for_a_time_is_never_too_short():
 def test_every_batch_size_is_run_once_before_anything_is_timed():
     server = Scripted(lambda prompt, seed: "a b c d e f")
     asyncio.run(warm(server, replace(LOAD, concurrency=5), side="baseline"))
-    assert len(server.asked) == 1 + 2 + 4
-    assert server.most_in_flight == 4
+    assert len(server.asked) == 1 + 2 + 4 + 5
+    assert server.most_in_flight == 5
     assert {asked["max_tokens"] for asked in server.asked} == {4}
     asyncio.run(warm(server, replace(LOAD, warm_up=0), side="baseline"))
-    assert len(server.asked) == 7
+    assert len(server.asked) == 12
 
 
 def test_the_collector_rests_while_something_is_timed():
