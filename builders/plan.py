@@ -62,7 +62,7 @@ class Plan:
         recipe = replace(chosen, kv_cache=kv_cache, keep=keep)
         where, name = tier(spec.target.tier), spec.target.runtime
         version = spec.target.runtime_version or ledger.newest(name)
-        lane = ledger.choose_lane(recipe, where, name, version)
+        lane = spec.target.lane or ledger.choose_lane(recipe, where, name, version)
         return cls(
             checkpoint=checkpoint,
             baseline=baseline or checkpoint,
@@ -188,7 +188,9 @@ def _quantized_already(plan: Plan) -> list[Refusal]:
 
 
 def _support(plan: Plan) -> tuple[Refusal, ...]:
-    return ledger.support(plan.recipe, plan.tier, plan.runtime.name, plan.runtime.version)
+    asked = (plan.recipe, plan.tier, plan.runtime.name, plan.runtime.version)
+    # Where some lane takes the recipe, the one that the release file names must be it.
+    return ledger.support(*asked) or ledger.support(*asked, only=plan.runtime.lane)
 
 
 def _capacity(plan: Plan) -> tuple[Refusal, ...]:

@@ -43,11 +43,12 @@ class Quantize:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """Where the release will run."""
+    """Where the release will run; ``lane`` "" is the runtime's first that takes the recipe."""
 
     tier: str
     runtime: str
     runtime_version: str
+    lane: str
     tp: int
     pp: int
 
@@ -170,6 +171,7 @@ def _target(table: Table) -> Target:
             tier=name,
             runtime=runtime,
             runtime_version=table.text("runtime_version", ""),
+            lane=table.text("lane", ""),
             tp=table.whole("tp", 1, least=1),
             pp=table.whole("pp", 1, least=1),
         )

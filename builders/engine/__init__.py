@@ -11,7 +11,11 @@ from builders.errors import ToolError, UsageError
 from builders.parse import nearest
 from builders.progress import Progress, silent
 
-BACKENDS: Final = {"embedded": "builders.engine.embedded.builder"}
+BACKENDS: Final = {
+    "embedded": "builders.engine.embedded.builder",
+    "llmapi": "builders.engine.trtllm.llmapi",
+    "tensorrt": "builders.engine.trtllm.compiled",
+}
 SCORERS: Final = {"embedded": "builders.engine.embedded.model"}
 
 __all__ = ["BACKENDS", "SCORERS", "EngineBuilder", "EngineSettings", "Scorer", "build", "scorer"]
@@ -90,8 +94,13 @@ class ScorerModule(Protocol):
 
 if TYPE_CHECKING:
     from builders.engine.embedded import builder, model
+    from builders.engine.trtllm import compiled, llmapi
 
-    _builders: dict[str, EngineBuilder] = {"embedded": builder}
+    _builders: dict[str, EngineBuilder] = {
+        "embedded": builder,
+        "llmapi": llmapi,
+        "tensorrt": compiled,
+    }
     _scorers: dict[str, ScorerModule] = {"embedded": model}
 
 

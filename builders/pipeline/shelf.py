@@ -10,12 +10,13 @@ from typing import Any, Self
 from builders import serve
 from builders.errors import UsageError
 from builders.home import Home
-from builders.pipeline import attempts
+from builders.pipeline import attempts, lanes
 from builders.release import promotion, seal, signing
 from builders.release.channel import Channel, Entry
 from builders.release.manifest import Manifest
 from builders.release.signing import SigningKey, Trusted
 from builders.serve import TritonServer
+from builders.serve.ports import HOST
 from builders.store import Store
 
 REPOSITORY = "model_repository"
@@ -101,7 +102,7 @@ def _attempts(place: Path) -> list[dict[str, Any]]:
 
 @contextmanager
 def served(
-    shelf: Shelf, name: str, *, log: Path, http_port: int, grpc_port: int
+    shelf: Shelf, name: str, *, log: Path, http_port: int, grpc_port: int, host: str = HOST
 ) -> Iterator[tuple[TritonServer, str]]:
     """Serve a verified release for the length of the block; yields server and model name."""
     digest, manifest = shelf.find(name)
@@ -109,8 +110,9 @@ def served(
     model = manifest.predicate.about.get("model", "")
     if not model:
         raise UsageError(f"{name}: this release does not say which model it serves")
+    how = lanes.hosting(repository, host=host)
     with serve.tritonserver(
-        repository, log=log, http_port=http_port, grpc_port=grpc_port
+        repository, log=log, http_port=http_port, grpc_port=grpc_port, how=how
     ) as server:
         yield server, model
 

@@ -10,6 +10,7 @@ from typing import Self
 from builders import engine, serve
 from builders.gate import Endpoint, Scorer
 from builders.gate.latency import Pair
+from builders.pipeline import lanes
 
 OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
 
@@ -49,7 +50,9 @@ class Subjects:
         self._close_scorer()
         if path not in self._endpoints:
             log = self.logs / f"triton-{len(self._endpoints)}.log"
-            server = self._stack.enter_context(serve.tritonserver(path, log=log))
+            server = self._stack.enter_context(
+                serve.tritonserver(path, log=log, how=lanes.hosting(path))
+            )
             self._endpoints[path] = serve.endpoint(server, self.name)
         return self._endpoints[path]
 

@@ -17,6 +17,7 @@ from builders.progress import Progress
 from builders.quantize import ahead, interchange
 from builders.quantize.calibration import Corpus, is_needed
 from builders.quantize.check import check
+from builders.quantize.conversion import Conversion
 from builders.quantize.shapes import shape_refusals
 from builders.recipe import Calibration, Recipe
 
@@ -27,6 +28,7 @@ BACKENDS: Final = {
     "gptq": "builders.quantize.gptq",
     "awq": "builders.quantize.awq",
 }
+TOKENIZER: Final = "tokenizer"  # where a TensorRT-LLM checkpoint has its tokenizer's files
 _EXTRAS: Final = {"modelopt": "quantize"}  # where the extra is not named like the backend
 
 
@@ -44,6 +46,21 @@ class Quantizer(Protocol):
         """Fill ``out`` with weights, scales, config.json and hf_quant_config.json."""
 
 
+class Converter(Protocol):
+    """A library that also writes TensorRT-LLM checkpoints."""
+
+    def convert(
+        self,
+        checkpoint: Checkpoint,
+        recipe: Recipe | None,
+        corpus: Corpus | None,
+        how: Conversion,
+        out: Path,
+        progress: Progress,
+    ) -> None:
+        """Fill ``out`` with config.json and a file of weights for each rank."""
+
+
 if TYPE_CHECKING:
     from builders.quantize import awq, bitsandbytes, gptq, hqq, modelopt
 
@@ -54,6 +71,7 @@ if TYPE_CHECKING:
         "gptq": gptq,
         "awq": awq,
     }
+    _converters: dict[str, Converter] = {"modelopt": modelopt}
 
 
 def load(name: str) -> Quantizer:
@@ -114,6 +132,38 @@ def quantize(
         interchange.finish(checkpoint, out)
     check(Checkpoint.open(out), checkpoint, recipe)
     progress("check the export", 1, 1)
+
+
+def convert(
+    checkpoint: Checkpoint,
+    recipe: Recipe | None,
+    calibration: Calibration,
+    how: Conversion,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Fill ``out`` with a TensorRT-LLM checkpoint for trtllm-build, ``tokenizer/`` beside it.
+
+    ModelOpt alone writes one. Without a recipe it holds the model as it is.
+    """
+    if recipe is not None and recipe.backend != "modelopt":
+        raise UsageError(
+            f"{recipe.name} is made by {recipe.backend}, which writes no TensorRT-LLM checkpoint",
+            hint='target.lane = "llmapi" loads Hugging Face exports; or take a recipe of ModelOpt',
+        )
+    refusals = shape_refusals(checkpoint, recipe) if recipe else ()
+    if refusals:
+        raise PlanError(refusals)
+    corpus = Corpus.read(calibration) if recipe and is_needed(recipe) else None
+    if corpus and corpus.has_messages:
+        _require_chat_template(checkpoint, corpus)
+    progress("load the quantizer", 0, 1)
+    with ahead.reading(checkpoint):
+        backend = cast("Converter", load("modelopt"))
+    progress("load the quantizer", 1, 1)
+    backend.convert(checkpoint, recipe, corpus, how, out, progress)
+    with files.disk_errors(f"finishing {out}"):
+        interchange.copy_texts(checkpoint.path, out / TOKENIZER)
 
 
 def _require_chat_template(checkpoint: Checkpoint, corpus: Corpus) -> None:

@@ -117,6 +117,13 @@ def _truthful(declared: object, out: Path) -> dict[str, object]:
     return told
 
 
+def copy_texts(source: Path, out: Path) -> None:
+    """Make a directory that a tokenizer loads from: its files, and config.json, which says what."""
+    out.mkdir()
+    _copy(source, out)
+    shutil.copyfile(source / "config.json", out / "config.json")
+
+
 def _copy(source: Path, out: Path) -> None:
     wanted = sorted({path for glob in COPIED for path in source.glob(glob) if path.is_file()})
     (out / "generation_config.json").unlink(missing_ok=True)

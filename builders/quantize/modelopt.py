@@ -14,7 +14,7 @@ from typing import Any
 import modelopt.torch.quantization as mtq
 import torch
 import transformers
-from modelopt.torch.export import export_hf_checkpoint
+from modelopt.torch.export import export_hf_checkpoint, export_tensorrt_llm_checkpoint
 from safetensors import SafetensorError
 from torch import nn
 
@@ -25,6 +25,7 @@ from builders.progress import Progress
 from builders.quantize import emulation, loading, search
 from builders.quantize.calibration import Corpus
 from builders.quantize.configuration import config
+from builders.quantize.conversion import Conversion
 from builders.quantize.experts import Reached
 from builders.quantize.loading import FAILURES, first_line
 from builders.quantize.loop import Loop, batched, is_of_weight, quantizers
@@ -40,6 +41,46 @@ def quantize(
     progress: Progress,
 ) -> None:
     """Load, calibrate, round, and write into ``out`` what ModelOpt exports."""
+    with _rounded(checkpoint, recipe, corpus, progress) as model:
+        progress("export", 0, 1)
+        with wrapped(f"ModelOpt could not export {recipe}"), writing(out):
+            export_hf_checkpoint(model, export_dir=out)
+        progress("export", 1, 1)
+
+
+def convert(
+    checkpoint: Checkpoint,
+    recipe: Recipe | None,
+    corpus: Corpus | None,
+    how: Conversion,
+    out: Path,
+    progress: Progress,
+) -> None:
+    """Write what trtllm-build takes; without a recipe, of the model as it is."""
+    with _rounded(checkpoint, recipe, corpus, progress) as model:
+        progress("export", 0, 1)
+        what = f"ModelOpt could not export {recipe or checkpoint.path} for TensorRT-LLM"
+        with wrapped(what), writing(out):
+            export_tensorrt_llm_checkpoint(
+                model,
+                how.decoder_type,
+                dtype=getattr(torch, how.dtype),
+                export_dir=out,
+                inference_tensor_parallel=how.tp,
+                inference_pipeline_parallel=how.pp,
+            )
+        progress("export", 1, 1)
+
+
+@contextlib.contextmanager
+def _rounded(
+    checkpoint: Checkpoint, recipe: Recipe | None, corpus: Corpus | None, progress: Progress
+) -> Iterator[nn.Module]:
+    """Load a model and, by a recipe, calibrate and round it."""
+    if recipe is None:
+        with quiet(), torch.inference_mode():
+            yield loading.load(checkpoint, progress)
+        return
     grades = torch.no_grad() if recipe.mixed else torch.inference_mode()
     with quiet(), grades, emulation.available():
         model = loading.load(checkpoint, progress)
@@ -53,10 +94,7 @@ def quantize(
         if corpus and corpus.unreached is Unreached.FAIL:
             reached.refuse()
         reached.tell(progress)
-        progress("export", 0, 1)
-        with wrapped(f"ModelOpt could not export {recipe}"), writing(out):
-            export_hf_checkpoint(model, export_dir=out)
-        progress("export", 1, 1)
+        yield model
 
 
 def _loop(checkpoint: Checkpoint, model: nn.Module, corpus: Corpus, progress: Progress) -> Loop:

@@ -5,6 +5,7 @@ subject is the bundle's tree. Equal manifests have equal bytes.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Self
@@ -19,6 +20,7 @@ NAME: Final = "manifest.json"
 PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 STATEMENT: Final = "https://in-toto.io/Statement/v1"
 PREDICATE: Final = "https://enginesmith.dev/release/v1"
+_STAND_IN: Final = re.compile(r"stand.?in", re.IGNORECASE)
 _BOUNDS: Final = ("worse_by", "low", "high", "margin")
 
 
@@ -39,6 +41,15 @@ class Predicate:
     def outcome(self) -> Outcome:
         """The worst of all verdicts; none at all is inconclusive."""
         return worst(verdict.outcome for verdict in self.verdicts)
+
+    @property
+    def stand_ins(self) -> tuple[str, ...]:
+        """The tools that only stood in for real ones: the local part of their version says so."""
+        return tuple(
+            f"{name} {version}"
+            for name, version in self.tools.items()
+            if _STAND_IN.search(version.partition("+")[2])
+        )
 
     def without(self, required: tuple[str, ...]) -> tuple[str, ...]:
         """Return those required gates that this bundle did not pass, each with what it has."""

@@ -24,6 +24,11 @@ def promote(
             f"the policy of channel {channel.name} requires no gate",
             hint="name one gate at least: no verdict is not a passed one",
         )
+    if stand_ins := found.predicate.stand_ins:
+        raise ReleaseError(
+            f"{digest[:19]}… was measured with a stand-in: {', '.join(stand_ins)}",
+            hint="a stand-in proves nothing: judge it with the real one",
+        )
     if lacking := found.predicate.without(gates):
         raise ReleaseError(
             f"{digest[:19]}… lacks a passed verdict for {', '.join(lacking)}; "

@@ -1,4 +1,4 @@
-"""TensorRT-LLM's two lanes on the road: what a laptop can do is done, the rest is refused at once."""
+"""TensorRT-LLM's lanes on the road: what a laptop can do is done, the rest is refused at once."""
 
 import json
 import os
@@ -64,7 +64,10 @@ class Quiet:
 @pytest.fixture
 def project(tmp_path):
     def made(
-        lane="llmapi", recipe="fp8", tier="h100", policy='[prompts]\nfile = "prompts.jsonl"\n'
+        lane="llmapi",
+        recipe="fp8",
+        tier="h100",
+        policy='[prompts]\nfile = "prompts.jsonl"\nmargin = 0.5\n',
     ):
         if not (tmp_path / "model").exists():
             tiny_llama(tmp_path / "model")

@@ -32,9 +32,10 @@ class House:
     def sealed(self, text="weights", key=None, **outcomes):
         """Seal a small bundle whose gates ended as told; perplexity passed unless told."""
         stage = self.store.run("build", inputs={"text": text}, work=lambda out: fill(out, text))
+        tools = outcomes.pop("tools", {"torch": "2"})
         gates = outcomes or {"perplexity": "passed"}
         verdicts = tuple(verdict(gate, outcome) for gate, outcome in gates.items())
-        said = Predicate(plan="p", verdicts=verdicts, tools={"torch": "2"}, stages={"b": "k"})
+        said = Predicate(plan="p", verdicts=verdicts, tools=tools, stages={"b": "k"})
         return seal(self.store, {"engine": stage.tree}, said, key or self.key)
 
     def channel(self, name="cpu/stable"):

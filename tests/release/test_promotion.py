@@ -53,6 +53,16 @@ def test_a_release_that_was_not_judged_by_a_required_gate_is_refused(house, chan
         promote(channel, digest, required=GATES, key=house.key)
 
 
+@pytest.mark.parametrize("version", ["1.2.1+standin", "1.2.1+cpu.stand.in", "0.0.0+Stand-in"])
+def test_what_was_measured_with_a_stand_in_is_never_promoted(house, channel, version):
+    digest = house.sealed(
+        perplexity="passed", latency="passed", tools={"torch": "2+cpu", "tensorrt_llm": version}
+    )
+    with pytest.raises(ReleaseError, match="measured with a stand-in: tensorrt_llm"):
+        promote(channel, digest, required=GATES, key=house.key)
+    assert channel.history() == ()
+
+
 def test_a_gate_that_the_policy_does_not_require_may_fail(house, channel):
     digest = house.sealed(perplexity="passed", prompts="failed")
     promote(channel, digest, required=("perplexity",), key=house.key)

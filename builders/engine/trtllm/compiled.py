@@ -36,6 +36,7 @@ _KEPT: Final = (
     "rank*.engine",
     "rank*_managed_weights.safetensors",
 )
+TOKENIZER: Final = "tokenizer"  # beside the weights of a checkpoint, where it has one
 _ERROR: Final = re.compile(r"\] \[E\] |^(?:\[[^\]]*\]<\w+>:)?[A-Za-z.]*(?:Error|Exception):")
 _CAUSES: Final = 5
 _PERIOD: Final = 0.2  # seconds between two looks at the log
@@ -273,6 +274,11 @@ def _finish(job: _Job, request: TrtllmSettings, log: BuildLog, out: Path) -> Bui
     predicted = rewrites.predict_rewrites(job.settings)
     for path in _kept(job.engine):
         files.place(path, out / path.name, owned=True)
+    for path in sorted((job.checkpoint / TOKENIZER).rglob("*")):
+        if path.is_file():
+            target = out / path.relative_to(job.checkpoint)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.place(path, target, owned=False)
     quantization = job.settings.quant_algo
     Description(
         runtime=rewrites.LANE, version=request.version, settings=request, quantization=quantization

@@ -1,0 +1,207 @@
+"""What differs from lane to lane: how an engine is asked for, and which repository serves it."""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from builders.checkpoint import Checkpoint
+from builders.engine import EngineSettings
+from builders.engine.trtllm.adopt import adopt
+from builders.engine.trtllm.convert import convert
+from builders.engine.trtllm.effective import Effective
+from builders.engine.trtllm.llmapi import arguments
+from builders.engine.trtllm.machine import Machine, machine
+from builders.engine.trtllm.request import TrtllmSettings
+from builders.engine.trtllm.sidecar import COMPILED, FILE, Sidecar, mismatches
+from builders.errors import PlanError, Refusal
+from builders.formats import Format
+from builders.ledger import triton_image, trtllm_image
+from builders.plan import Plan
+from builders.quantize.conversion import Conversion
+from builders.recipe import Recipe
+from builders.render.context import Compiled, LlmApi
+from builders.serve import Hosting
+from builders.serve.ports import HOST
+
+# What the baseline's engine is asked for: the model as it is.
+UNQUANTIZED: Final = Recipe(
+    name="unquantized",
+    summary="the model as it is",
+    backend="modelopt",
+    preset="",
+    weights=Format.BF16,
+    calibrated=False,
+    keep=(),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """One way to run a model.
+
+    ``variant`` is the kind of repository, ``settings`` what its builder is told, ``facts`` what its
+    templates are told of the engine. ``compiles`` says that engines are made of a TensorRT-LLM
+    checkpoint, on the GPU that they are for.
+    """
+
+    variant: str
+    settings: Callable[[Plan, Recipe | None, Path], EngineSettings]
+    facts: Callable[[Plan, Path], Mapping[str, Any]]
+    compiles: bool = False
+
+
+def of(plan: Plan) -> Lane:
+    """Return the lane of a plan that can be built."""
+    return LANES[plan.runtime.lane]
+
+
+def _embedded(plan: Plan, recipe: Recipe | None, _: Path) -> EngineSettings:
+    kv_cache = recipe.kv_cache if recipe else Format.BF16
+    return EngineSettings(
+        context=plan.serve.context, concurrency=plan.serve.concurrency, kv_cache=kv_cache
+    )
+
+
+def _trtllm(plan: Plan, recipe: Recipe | None, work: Path) -> EngineSettings:
+    chosen = recipe or UNQUANTIZED
+    return TrtllmSettings(
+        context=plan.serve.context,
+        concurrency=plan.serve.concurrency,
+        kv_cache=chosen.kv_cache if chosen.kv_cache.quantized else Format.BF16,
+        recipe=chosen,
+        tier=plan.tier,
+        version=plan.runtime.version,
+        tp=plan.tp,
+        pp=plan.pp,
+        work=work,
+    )
+
+
+def _no_facts(_: Plan, __: Path) -> Mapping[str, Any]:
+    return {}
+
+
+def _llm_api_facts(plan: Plan, engine: Path) -> Mapping[str, Any]:
+    recipe = None if _is_plain(engine) else plan.recipe
+    settings = _trtllm(plan, recipe, Path())
+    assert isinstance(settings, TrtllmSettings)
+    source = Checkpoint.open(engine / "checkpoint")
+    return {"llmapi": LlmApi(arguments=arguments(source, settings))}
+
+
+def _is_plain(engine: Path) -> bool:
+    described = json.loads((engine / "engine.json").read_text(encoding="utf-8"))
+    return described["quantization"] in {"", "NO_QUANT"}
+
+
+def _compiled_facts(_: Plan, engine: Path) -> Mapping[str, Any]:
+    found = adopt(engine)
+    paged = Effective.read(engine).flag("use_paged_context_fmha") == "enable"
+    return {"compiled": Compiled(batch=found.max_batch_size, paged_context=paged)}
+
+
+LANES: Final[Mapping[str, Lane]] = {
+    "embedded": Lane(variant="embedded", settings=_embedded, facts=_no_facts),
+    "llmapi": Lane(variant="llmapi", settings=_trtllm, facts=_llm_api_facts),
+    "tensorrt": Lane(
+        variant="inflight_batcher_llm", settings=_trtllm, facts=_compiled_facts, compiles=True
+    ),
+}
+
+
+def conversion(plan: Plan, recipe: Recipe | None) -> Conversion:
+    """Return how the checkpoint is written for trtllm-build; what cannot be is a `PlanError`."""
+    if plan.imported and recipe:
+        raise PlanError(
+            (
+                Refusal(
+                    "compiled engines are made of ModelOpt's own TensorRT-LLM checkpoints, and "
+                    f"{plan.checkpoint.path} came quantized",
+                    'target.lane = "llmapi" serves it as it is',
+                ),
+            )
+        )
+    settings = _trtllm(plan, recipe, Path())
+    assert isinstance(settings, TrtllmSettings)
+    export = convert(settings.build_settings(plan.checkpoint.architecture))
+    return Conversion(
+        decoder_type=export.decoder_type,
+        dtype=export.dtype,
+        tp=export.inference_tensor_parallel,
+        pp=export.inference_pipeline_parallel,
+    )
+
+
+def builder(plan: Plan) -> dict[str, object]:
+    """Return what of this machine goes into an engine that is compiled on it."""
+    if not of(plan).compiles:
+        return {}
+    here = machine()
+    made = {k: v for k, v in asdict(here).items() if k in {"cuda", "tensorrt_llm", "tensorrt"}}
+    return {"machine": made, "gpu": asdict(here.gpus[0]) if here.gpus else {}}
+
+
+def refuse_to_measure(plan: Plan, needs: Iterable[str], here: Machine | None = None) -> None:
+    """Refuse, before any work, to measure an engine on a machine that it is not for.
+
+    An engine is measured where it would serve, and by TensorRT-LLM itself. ``needs`` is what the
+    policy's gates measure.
+    """
+    if plan.runtime.name != "trtllm":
+        return
+    found = (*_elsewhere(plan, here or machine()), *_unscored(plan, needs))
+    if found:
+        raise PlanError(found)
+
+
+def _elsewhere(plan: Plan, here: Machine) -> list[Refusal]:
+    version, world = plan.runtime.version, plan.tp * plan.pp
+    image = triton_image(version) or trtllm_image(version)
+    remedy = (
+        f"run the same command in {image} on {world} × {plan.tier.name}; "
+        "quantize, build and render need no GPU in the llmapi lane"
+    )
+    if len(here.gpus) < world or any(gpu.sm != plan.tier.sm for gpu in here.gpus[:world]):
+        seen = ", ".join(gpu.name for gpu in here.gpus) or "no GPU"
+        what = f"measuring on {plan.tier.name} needs {world} of them, and here is {seen}"
+        return [Refusal(what, remedy)]
+    if here.tensorrt_llm != version:
+        have = here.tensorrt_llm or "none"
+        what = f"measuring needs TensorRT-LLM {version}, and here is {have}"
+        return [Refusal(what, f"run the same command in {image}")]
+    return []
+
+
+def _unscored(plan: Plan, needs: Iterable[str]) -> list[Refusal]:
+    if "scorer" not in needs:
+        return []
+    return [
+        Refusal(
+            f"the {plan.runtime.lane} lane tells no log-probabilities of given tokens, which "
+            "perplexity and accuracy need",
+            'judge them with target.runtime = "embedded" on the same recipe, and here prompts and '
+            "latency",
+        )
+    ]
+
+
+def tools(plan: Plan) -> dict[str, str]:
+    """Return the version of what served, beside the libraries that are always told."""
+    return {"tensorrt_llm": machine().tensorrt_llm} if plan.runtime.name == "trtllm" else {}
+
+
+def hosting(repository: Path, *, host: str = HOST) -> Hosting:
+    """Return how a repository is served here; an engine that is for another machine is refused.
+
+    A compiled engine has a process for each rank; the LLM API starts its own.
+    """
+    engine = next(iter(sorted(repository.glob("*/1/engine"))), None)
+    if engine is None or not (engine / FILE).is_file():
+        return Hosting(host=host)
+    record = Sidecar.read(engine)
+    refusals = mismatches(record, machine())
+    if refusals:
+        raise PlanError(refusals)
+    return Hosting(host=host, ranks=record.world if record.lane == COMPILED else 1)
