@@ -12,7 +12,7 @@ from builders import engine, serve
 from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings, timing
 from builders.engine.description import FILE
-from builders.engine.embedded.layout import Declaration
+from builders.engine.embedded.foreign import declared
 from builders.engine.timing import Lap, Timed, Work
 from builders.errors import UsageError
 from builders.formats import Format
@@ -90,7 +90,7 @@ def time(source: Path, work: Work, device: str | None, progress: Progress) -> Sp
             checkpoint = Checkpoint.open(source)
             settings = EngineSettings(
                 context=min(work.prompt_tokens + work.output_tokens, checkpoint.context),
-                kv_cache=Format.FP8 if Declaration.read(checkpoint).kv_cache else Format.BF16,
+                kv_cache=Format.FP8 if declared(checkpoint).kv_cache else Format.BF16,
             )
             engine.build("embedded", source, settings, built, progress)
         return Speed.of(timing.time(built, work, device=device, progress=progress), work)

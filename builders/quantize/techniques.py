@@ -34,8 +34,8 @@ _RENAMED: Final = (
     "GPTQModel writes Mixtral's experts under names that are not those of the original checkpoint, "
     "which runtimes look for"
 )
-# Kernels take GPTQ and AWQ weights in tiles of 32 outputs at least; a group spans 128 inputs
-# unless the recipe says otherwise.
+# Kernels take GPTQ weights in tiles of 32 outputs at least, and GPTQModel searches AWQ's clipping
+# for 64 outputs at once; a group spans 128 inputs unless the recipe says otherwise.
 _GPTQ: Final = Technique(
     layout=Layout(block=128, out=32, experts=_RENAMED),
     algorithm="W4A16_GPTQ",
@@ -72,7 +72,7 @@ TECHNIQUES: Final[Mapping[str, Mapping[str, Technique]]] = {
     "gptq": {"gptq": _GPTQ, "gptq_desc_act": _GPTQ},
     "awq": {
         "gemm": Technique(
-            layout=Layout(block=128, out=32, experts=_RENAMED),
+            layout=Layout(block=128, out=64, experts=_RENAMED),
             algorithm="AWQ",
             weights=Format.INT4,
         ),

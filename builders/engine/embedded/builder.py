@@ -9,7 +9,7 @@ from typing import Final
 from builders import files
 from builders.checkpoint import Checkpoint
 from builders.engine.description import Description, EngineSettings
-from builders.engine.embedded import layout
+from builders.engine.embedded.foreign import declared
 from builders.engine.embedded.layout import Declaration
 from builders.errors import ToolError, UsageError
 from builders.formats import UNQUANTIZED, Format
@@ -30,8 +30,7 @@ def build(
 ) -> None:
     """Fill ``out`` with `engine.json` and `checkpoint/`; files that are ``owned`` are linked."""
     source = Checkpoint.open(checkpoint)
-    declaration = Declaration.read(source)
-    layout.check(source, declaration)
+    declaration = declared(source)
     _check_settings(source, declaration, settings)
     wanted = sorted(p for p in checkpoint.iterdir() if p.is_file() and _is_wanted(p))
     with files.disk_errors(f"building {out}"):

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from builders.engine.embedded import layout
-from builders.engine.embedded.formats import READERS, Parts
+from builders.engine.embedded import layout, packed
+from builders.engine.embedded.formats import READERS, Parts, Reader
 from builders.engine.embedded.layout import Declaration, Scheme
 from builders.engine.embedded.linear import Linear, Matrix, Memory, Rounder
+from builders.engine.embedded.outliers import MixedLinear
 from builders.engine.embedded.tensors import Tensors
 from builders.errors import ToolError
 
@@ -76,12 +77,13 @@ class Layers:
     def _quantized(self, name: str, scheme: Scheme, bias: Tensor | None, *, logits: bool) -> Linear:
         parts = self._parts(name, scheme)
         group = scheme.group or layout.layout(scheme, name).group
-        reader = READERS[scheme.algorithm]
-        decoded = reader.decode(parts, group)
+        reader = _reader(scheme)
+        decoded = reader.decode(packed.held(parts, self._dtype) if scheme.foreign else parts, group)
         # Codes with their block scales fit bfloat16 exactly; float16 has too little range.
         codes = self._dtype if self._dtype == torch.float32 else torch.bfloat16
         held = codes if reader.rounding else self._dtype
-        return Linear(
+        kind = MixedLinear if scheme.algorithm == "BNB_INT8" else Linear
+        return kind(
             Matrix(decoded.matrix, held, exact_sums=logits),
             dtype=torch.float32 if logits else self._dtype,
             gain=None if decoded.gain.ndim == 0 and decoded.gain == 1 else decoded.gain,
@@ -104,7 +106,7 @@ class Layers:
 
     def _rounder(self, name: str, parts: Parts, scheme: Scheme, group: int) -> Rounder | None:
         smooth = parts.get("pre_quant_scale")
-        make = READERS[scheme.algorithm].rounding
+        make = _reader(scheme).rounding
         if smooth is None and make is None:
             return None
         known = [parts[part] for part in ("pre_quant_scale", "input_scale") if part in parts]
@@ -116,6 +118,10 @@ class Layers:
                 rounding=None if make is None else make(parts, group),
             )
         return self._rounders[key]
+
+
+def _reader(scheme: Scheme) -> Reader:
+    return (packed.READERS if scheme.foreign else READERS)[scheme.algorithm]
 
 
 def tied_weights(module: nn.Module) -> Mapping[str, str]:

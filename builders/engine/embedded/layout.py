@@ -19,10 +19,14 @@ KV_PARTS: Final = ("k_scale", "v_scale", "k_bias", "v_bias")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """How one linear layer is stored: ModelOpt's name for the algorithm, channels a scale."""
+    """How one linear layer is stored: the algorithm's name, input channels that share a scale.
+
+    The name is ModelOpt's, or that of `builders.autopsy` where another tool wrote it (``foreign``).
+    """
 
     algorithm: str
     group: int = 0
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,39 @@ LAYOUTS: Final[Mapping[str, Layout]] = {
 PARTS: Final = frozenset(
     name for layout in LAYOUTS.values() for name in (*layout.required, *layout.optional)
 ) - {"weight"}
-KV_ALGORITHMS: Final = ("FP8", "FP8_AFFINE")
+KV_ALGORITHMS: Final = ("FP8", "FP8_AFFINE", "NVFP4", "NVFP4_AFFINE")
+
+
+def _named(required: str, optional: str = "") -> Layout:
+    """Name the tensors of a layer whose dtypes and shapes `builders.autopsy` has checked."""
+    unchecked = Part(frozenset(), lambda *_: ())
+    needed, others = (dict.fromkeys(names.split(), unchecked) for names in (required, optional))
+    return Layout(required=needed, optional=others)
+
+
+# What the quantizers beside ModelOpt write, by the names that `builders.autopsy` gives it.
+_NF4: Final = "weight weight.absmax weight.quant_map weight.quant_state.bitsandbytes__nf4"
+_HQQ: Final = _named(
+    "W_q scale zero shape",
+    "nbits group_size axis packing unpack_view_dtype compute_dtype view_as_float quant_scale "
+    "quant_zero offload_meta encoded_state_dict stores_quant_config channel_wise optimize "
+    "round_zero",
+)
+_GPTQ: Final = _named("qweight qzeros scales", "g_idx")
+_PACKED: Final = _named("weight_packed weight_scale weight_shape", "weight_zero_point weight_g_idx")
+FOREIGN: Final[Mapping[str, Layout]] = {
+    "BNB_INT8": _named("weight SCB", "weight_format"),
+    "BNB_NF4": _named(_NF4, "weight.nested_absmax weight.nested_quant_map"),
+    "HQQ_INT4": _HQQ,
+    "HQQ_INT8": _HQQ,
+    "W4A16_GPTQ": _GPTQ,
+    "W8A16_GPTQ": _GPTQ,
+    "W4A16_GPTQ_V2": _GPTQ,
+    "W8A16_GPTQ_V2": _GPTQ,
+    "AWQ": _named("qweight scales", "qzeros"),
+    "W4A16": _PACKED,
+    "W8A16": _PACKED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +192,7 @@ class Declaration:
 
     def scheme(self, module: str) -> Scheme | None:
         """Return how a linear layer is stored, or None when it was left alone."""
-        if self.algorithm == MIXED:
+        if self.layers or self.algorithm == MIXED:
             return self.layers.get(module)
         if not self.algorithm or any(fnmatchcase(module, name) for name in self.excluded):
             return None
@@ -170,12 +206,13 @@ def _group(said: Mapping[str, object]) -> int:
 
 def layout(scheme: Scheme, where: str) -> Layout:
     """Return the layout of a scheme; an algorithm that nobody here reads is a `ToolError`."""
-    if scheme.algorithm not in LAYOUTS:
+    known = FOREIGN if scheme.foreign else LAYOUTS
+    if scheme.algorithm not in known:
         raise ToolError(
             f"{where}: the embedded runtime cannot read {scheme.algorithm}",
-            hint=f"it reads {', '.join(LAYOUTS)}",
+            hint=f"it reads {', '.join(known)}",
         )
-    return LAYOUTS[scheme.algorithm]
+    return known[scheme.algorithm]
 
 
 def check(checkpoint: Checkpoint, declaration: Declaration) -> None:
