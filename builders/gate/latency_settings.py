@@ -152,20 +152,21 @@ def _refuse_useless(settings: Settings, mode: Mode) -> None:
             hint='judge request_tps, or set mode = "closed"',
         )
     if mode is not Mode.REPLAY:
-        _refuse_tails(settings)
+        _refuse_tails(settings, settings.load)
 
 
-def _refuse_tails(settings: Settings) -> None:
+def _refuse_tails(settings: Settings, load: Load) -> None:
     """Refuse a tail that so few requests of a block could not bound."""
+    drawn = load.requests * load.tokens.most
     counts = {
-        "ttft_p95": settings.load.requests,
-        "itl_p99": settings.load.requests * settings.load.tokens.most,
+        "ttft_p95": load.requests,
+        "itl_p99": sum(one.output_tokens for one in load.recorded) or drawn,
     }
     for name, count in counts.items():
         share = MEASURES[name].share
         if name in settings.margins and share and not supported(count, share):
             raise UsageError(
-                f"latency.{name}_margin: {settings.load.requests} requests do not bound that tail",
+                f"latency.{name}_margin: {load.requests} requests do not bound that tail",
                 hint="raise latency.requests: 72 for a p95, 368 times or tokens for a p99",
             )
 
@@ -199,8 +200,8 @@ def inputs(settings: Settings) -> dict[str, object]:
 
 
 def check(settings: Settings) -> None:
-    """Refuse a file of prompts or of traffic with any fault, naming the line."""
-    settings.loaded()
+    """Refuse a file of prompts or of traffic with any fault, naming the line, or too few of it."""
+    _refuse_tails(settings, settings.loaded())
 
 
 def _texts(path: Path) -> tuple[str, ...]:

@@ -391,3 +391,14 @@ def test_goodput_is_judged_by_the_rates_that_were_decided(tmp_path):
     latency.measure(pair(slow, fast), settings, tmp_path / "none", silent)
     with pytest.raises(EvidenceError, match="does not keep the promise at 20 requests"):
         latency.judge(tmp_path / "none", tmp_path / "none", settings)
+
+
+def test_a_record_too_short_for_a_tail_is_refused_before_any_work(tmp_path):
+    line = '{"at_s": 1, "prompt_words": 3, "output_tokens": 2}\n'
+    for count, name in ((71, "ttft_p95"), (183, "itl_p99")):
+        (tmp_path / "asked.jsonl").write_text(line * count)
+        settings = replace(SETTINGS, record=tmp_path / "asked.jsonl", margins={name: 0.1})
+        with pytest.raises(UsageError, match=f"{count} requests do not bound that tail"):
+            latency.check(settings)
+        (tmp_path / "asked.jsonl").write_text(line * (count + 1))
+        latency.check(settings)
