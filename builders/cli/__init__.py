@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "history": "List what a channel pointed to, newest first.",
     "rollback": "Point a channel back to an earlier release.",
     "keygen": "Make the key that signs releases.",
+    "adopt": "Read an engine that others compiled, and lay out a repository for it.",
     "lint": "Examine a Triton model repository: would it load, and would it stream?",
     "inspect": "Examine a checkpoint tensor by tensor: does it hold what it declares?",
     "import": "Recognize a pre-quantized checkpoint and print its part of a release.toml.",
