@@ -9,13 +9,14 @@ from typing import Any, Final
 from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings
 from builders.engine.trtllm.adopt import adopt
+from builders.engine.trtllm.commands import Deployed, serve_argv
 from builders.engine.trtllm.convert import convert
 from builders.engine.trtllm.effective import Effective
 from builders.engine.trtllm.llmapi import arguments
 from builders.engine.trtllm.machine import Machine, machine
 from builders.engine.trtllm.request import TrtllmSettings
 from builders.engine.trtllm.sidecar import COMPILED, FILE, Sidecar, mismatches
-from builders.errors import PlanError, Refusal
+from builders.errors import PlanError, Refusal, UsageError
 from builders.formats import Format
 from builders.ledger import triton_image, trtllm_image
 from builders.plan import Plan
@@ -197,11 +198,37 @@ def hosting(repository: Path, *, host: str = HOST) -> Hosting:
 
     A compiled engine has a process for each rank; the LLM API starts its own.
     """
+    record, _ = _fitting(repository)
+    if record is None:
+        return Hosting(host=host)
+    return Hosting(host=host, ranks=record.world if record.lane == COMPILED else 1)
+
+
+def openai_argv(repository: Path, host: str, port: int) -> tuple[str, ...]:
+    """Return trtllm-serve's command line for the engine in a release's repository.
+
+    Only TensorRT-LLM's engines have one; an engine that is for another machine is refused.
+    """
+    record, engine = _fitting(repository)
+    if record is None or engine is None:
+        raise UsageError(
+            "this release's engine is not TensorRT-LLM's, so trtllm-serve cannot serve it",
+            hint="serve it without --openai",
+        )
+    if record.lane == COMPILED:
+        deployed = Deployed(model=engine, tokenizer=engine / "tokenizer")
+    else:
+        deployed = Deployed(model=engine / "checkpoint", config=engine / "llm_api.yaml")
+    return serve_argv(record.version, deployed, host=host, port=port)
+
+
+def _fitting(repository: Path) -> tuple[Sidecar | None, Path | None]:
+    """Return the record of the engine in a repository, and its place; others have none."""
     engine = next(iter(sorted(repository.glob("*/1/engine"))), None)
     if engine is None or not (engine / FILE).is_file():
-        return Hosting(host=host)
+        return None, None
     record = Sidecar.read(engine)
     refusals = mismatches(record, machine())
     if refusals:
         raise PlanError(refusals)
-    return Hosting(host=host, ranks=record.world if record.lane == COMPILED else 1)
+    return record, engine

@@ -16,6 +16,7 @@ from builders.release.channel import Channel, Entry
 from builders.release.manifest import Manifest
 from builders.release.signing import SigningKey, Trusted
 from builders.serve import TritonServer
+from builders.serve.openai import OpenAiServer, openai_server
 from builders.serve.ports import HOST
 from builders.store import Store
 
@@ -115,6 +116,18 @@ def served(
         repository, log=log, http_port=http_port, grpc_port=grpc_port, how=how
     ) as server:
         yield server, model
+
+
+@contextmanager
+def openai(
+    shelf: Shelf, name: str, *, log: Path, port: int, host: str = HOST
+) -> Iterator[OpenAiServer]:
+    """Serve a verified release of TensorRT-LLM by trtllm-serve, for the length of the block."""
+    digest, _ = shelf.find(name)
+    repository = seal.directory(shelf.store, digest) / REPOSITORY
+    argv = lanes.openai_argv(repository, host, port)
+    with openai_server(argv, port=port, log=log, host=host) as server:
+        yield server
 
 
 def _entry(entry: Entry) -> dict[str, Any]:
