@@ -5,13 +5,14 @@ from pathlib import Path
 import click
 
 from builders import pipeline
-from builders.cli import options, output, watch
+from builders.cli import ci, options, output, watch
 from builders.errors import PlanError, UsageError
 from builders.pipeline.request import Request
 
 
 @click.command("gate")
 @options.stage
+@options.JUNIT
 @click.option(
     "--power", "only_power", is_flag=True, help="Say what the gates can certify, and run none."
 )
@@ -24,6 +25,7 @@ def command(
     out: Path | None,
     as_json: bool,
     why: bool,
+    junit: Path | None,
     only_power: bool,
 ) -> None:
     """Judge the candidate against its baseline, by the policy; nothing is promoted.
@@ -35,8 +37,9 @@ def command(
     if only_power:
         show_power(options.request(file, overrides, store), as_json=as_json)
         return
-    with watch.terminal(why=why) as watcher:
+    with ci.gates(junit, str(file)), watch.terminal(why=why) as watcher:
         result = pipeline.gate(options.request(file, overrides, store), watcher, out)
+    ci.tell(result.report, result.landing, junit)
     output.emit(output.as_json(output.judged(result)) if as_json else output.judged_text(result))
     ctx.exit(output.EXIT[result.outcome])
 

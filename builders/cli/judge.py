@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from builders.cli import options, output
+from builders.cli import ci, options, output
 from builders.pipeline import judging
 
 
@@ -12,8 +12,15 @@ from builders.pipeline import judging
 @click.argument("folder", type=click.Path(path_type=Path), metavar="BUNDLE|EVIDENCE")
 @options.POLICY
 @options.JSON
+@options.JUNIT
 @click.pass_context
-def command(ctx: click.Context, folder: Path, policy: Path | None, as_json: bool) -> None:
+def command(
+    ctx: click.Context,
+    folder: Path,
+    policy: Path | None,
+    as_json: bool,
+    junit: Path | None,
+) -> None:
     """Judge what was measured before: a bundle, what gate --out left, or other tools' results.
 
     Needs no model, no GPU and no network. Verdicts recorded in the folder must come out again.
@@ -21,6 +28,8 @@ def command(ctx: click.Context, folder: Path, policy: Path | None, as_json: bool
     was recorded is not what the evidence says. Results of lm-eval, NeMo Evaluator, AIPerf and
     guidellm are read from two folders, EVIDENCE/baseline and EVIDENCE/candidate.
     """
-    found = judging.judge(folder, policy)
+    with ci.gates(junit, str(folder)):
+        found = judging.judge(folder, policy)
+    ci.tell(found.report, None, junit)
     output.emit(output.as_json(found.as_json()) if as_json else output.judgement(found))
     ctx.exit(output.EXIT[found.report.outcome])

@@ -49,6 +49,12 @@ POLICY: Final = click.option(
     metavar="POLICY.toml",
     help="Judge by this policy [default: the evidence's own, else the standard profile].",
 )
+JUNIT: Final = click.option(
+    "--junit",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.xml",
+    help="Write JUnit's XML, a case for each gate.",
+)
 CHANNEL: Final = click.argument("channel", metavar="CHANNEL")
 
 

@@ -9,6 +9,7 @@ from builders.cli import options, release
 
 @click.command("promote")
 @options.stage
+@options.JUNIT
 def command(**arguments: Any) -> None:  # noqa: ANN401 - passed on whole
     """Promote what the gates let through, measuring first what is not measured yet.
 

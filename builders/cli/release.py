@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from builders import pipeline
-from builders.cli import options, output, watch
+from builders.cli import ci, options, output, watch
 
 
 @click.command("release")
@@ -15,6 +15,7 @@ from builders.cli import options, output, watch
 @options.OUT
 @options.JSON
 @options.WHY
+@options.JUNIT
 @click.option("--dry-run", is_flag=True, help="Say which stages would run, and run none.")
 @click.pass_context
 def command(
@@ -25,6 +26,7 @@ def command(
     out: Path | None,
     as_json: bool,
     why: bool,
+    junit: Path | None,
     dry_run: bool,
 ) -> None:
     """Carry a checkpoint to a promoted release.
@@ -41,7 +43,8 @@ def command(
         lines = f"{output.plan(resolved)}\n\n{output.facts(stages)}"
         output.emit(output.as_json(found) if as_json else lines)
         return
-    with watch.terminal(why=why) as watcher:
+    with ci.gates(junit, str(file)), watch.terminal(why=why) as watcher:
         result = pipeline.release(request, watcher, out)
+    ci.tell(result.report, result.landing, junit)
     output.emit(output.as_json(output.judged(result)) if as_json else output.judged_text(result))
     ctx.exit(output.EXIT[result.outcome])

@@ -19,7 +19,7 @@ from builders.gate.policy import Policy
 from builders.gate.power import Suite
 from builders.pipeline import attempts, lanes, reporting
 from builders.pipeline.request import Request
-from builders.pipeline.stages import Side, Stages, Watcher, outlook
+from builders.pipeline.stages import Side, Stages, Unmeasured, Watcher, outlook
 from builders.pipeline.subjects import Subjects
 from builders.plan import Plan
 from builders.quantize.calibration import Corpus, is_needed
@@ -190,6 +190,11 @@ def _stage(
 
 def judge(opened: Stages) -> Judged:
     """Measure what is not measured yet and judge it by the policy."""
+    try:
+        opened.verdicts()
+    except Unmeasured:
+        attempts.record(opened, None)
+        raise
     page = reporting.write(opened)
     return Judged(
         report=reporting.as_run(opened),

@@ -9,7 +9,7 @@ from builders.errors import EvidenceError, ReleaseError, UsageError
 from builders.gate import found
 from builders.gate.found import Found
 from builders.gate.policy import Policy
-from builders.pipeline.stages import VERDICTS, plain, read_verdicts_of
+from builders.pipeline.stages import VERDICTS, named, plain, read_verdicts_of
 from builders.report import Report
 from builders.verdict import Verdict
 
@@ -49,7 +49,7 @@ def judge(folder: Path, policy: Path | None = None) -> Judgement:
         verdict
         for name, settings in chosen.gates
         if name in own
-        for verdict in own[name].judge(settings)
+        for verdict in _judged(own[name], settings)
     ]
     recorded = _recorded(folder, verdicts) if policy is None else ""
     return Judgement(report=_report(str(folder), chosen, verdicts), recorded=recorded)
@@ -67,7 +67,7 @@ def compare(baseline: Path, candidate: Path, policy: Path | None = None) -> Judg
         verdict
         for one in pairs
         if one.gate in settings
-        for verdict in found.compare(one, settings[one.gate])
+        for verdict in _compared(one, settings[one.gate])
     ]
     if not verdicts:
         raise EvidenceError(
@@ -75,6 +75,16 @@ def compare(baseline: Path, candidate: Path, policy: Path | None = None) -> Judg
             hint="latency is compared only where both were measured in turns",
         )
     return Judgement(report=_report(f"{baseline} → {candidate}", chosen, verdicts), recorded="")
+
+
+def _judged(one: Found, settings: object) -> tuple[Verdict, ...]:
+    with named(one.gate):
+        return one.judge(settings)
+
+
+def _compared(one: Found, settings: object) -> tuple[Verdict, ...]:
+    with named(one.gate):
+        return found.compare(one, settings)
 
 
 def _policy(folder: Path, policy: Path | None, evidence: tuple[Found, ...]) -> Policy:

@@ -5,7 +5,8 @@ where it was, and a changed margin re-judges without measuring again.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum, StrEnum
 from functools import partial
@@ -15,8 +16,8 @@ from typing import Any, Final, Protocol, cast
 from builders import engine, gate, quantize, render
 from builders.bundle import fingerprint
 from builders.checkpoint import Checkpoint
-from builders.errors import ReleaseError, UsageError
-from builders.gate import Scorer, controls
+from builders.errors import EvidenceError, ReleaseError, UsageError
+from builders.gate import controls
 from builders.gate.policy import Policy
 from builders.pipeline import lanes
 from builders.pipeline.subjects import Subjects
@@ -24,6 +25,7 @@ from builders.pipeline.versions import code, versions
 from builders.plan import Plan
 from builders.progress import Progress
 from builders.quantize.calibration import Corpus, is_needed
+from builders.scorer import Scorer
 from builders.store import Stage, Store
 from builders.verdict import Verdict
 
@@ -53,6 +55,23 @@ class WouldRun(Exception):
     def __init__(self, name: str, why: str) -> None:
         super().__init__(name)
         self.name, self.why = name, why
+
+
+class Unmeasured(EvidenceError):
+    """A gate could not be measured or is void: which one, and why."""
+
+    def __init__(self, gate: str, why: str, *, hint: str) -> None:
+        super().__init__(why, hint=hint)
+        self.gate = gate
+
+
+@contextmanager
+def named(gate: str) -> Iterator[None]:
+    """Say of an `EvidenceError` which gate it stops."""
+    try:
+        yield
+    except EvidenceError as error:
+        raise Unmeasured(gate, str(error), hint=error.hint) from error
 
 
 class Watcher(Protocol):
@@ -208,6 +227,7 @@ class Stages:
                 name: {which: stage.tree.digest for which, stage in found.items()}
                 for name, found in evidence.items()
             },
+            "code": code("gate"),
             "versions": versions(),
         }
 
@@ -215,7 +235,8 @@ class Stages:
             found: list[Verdict] = []
             for name, settings in self.gates:
                 folders = {which: stage.path for which, stage in evidence[name].items()}
-                found += controls.judge(name, folders, settings)
+                with named(name):
+                    found += controls.judge(name, folders, settings)
             (out / VERDICTS).write_text(json.dumps([plain(v) for v in found], indent=1) + "\n")
 
         return self.run("judge", inputs, work)
@@ -232,7 +253,8 @@ class Stages:
 
         def work(out: Path) -> None:
             subject = self.subjects.open(chosen.NEEDS, [subject.path for subject in subjects])
-            chosen.measure(subject, settings, out, self.watcher.progress)
+            with named(name):
+                chosen.measure(subject, settings, out, self.watcher.progress)
 
         return self.run(stage, inputs, work)
 
@@ -247,7 +269,8 @@ class Stages:
 
         def work(out: Path) -> None:
             scorer = cast("Scorer", self.subjects.open("scorer", [subject.path]))
-            controls.measure(name, which, scorer, settings, out, self.watcher.progress)
+            with named(name):
+                controls.measure(name, which, scorer, settings, out, self.watcher.progress)
 
         return self.run(f"{name}/{which}", inputs, work)
 

@@ -42,8 +42,9 @@ def as_text(report: Report, landing: Landing | None = None) -> str:
 def as_markdown(report: Report, landing: Landing | None = None) -> str:
     """Return the summary as GitHub's Markdown; no text from outside can break its layout."""
     word = words.WORDS[report.outcome]
+    goal = f" → {_md(report.channel)}" if report.channel else ""
     head = [
-        f"## {word.symbol} {word.banner}: {_md(report.title)} → {_md(report.channel)}",
+        f"## {word.symbol} {word.banner}: {_md(report.title)}{goal}",
         "",
         _md(words.why(report)),
         "",

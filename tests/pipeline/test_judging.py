@@ -5,14 +5,17 @@ cannot be measured is never passed off as an answer.
 """
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
 pytestmark = pytest.mark.slow
+COMMAND = Path(sys.executable).parent / "enginesmith"
 ASSETS = Path(__file__).parents[1] / "assets" / "foreign"
 
 
@@ -152,3 +155,47 @@ def test_what_is_no_evidence_is_said(tmp_path):
     assert "no such folder" in bare("judge", tmp_path / "none", code=5)[1]
     assert "no such file or folder" in bare("compare", tmp_path, tmp_path / "none", code=2)[1]
     assert "no results of the same kind" in bare("compare", tmp_path, tmp_path, code=5)[1]
+
+
+def on_github(scored, tmp_path, *arguments, code):
+    """Run a command as GitHub would; return stderr, the step summary and JUnit's cases."""
+    summary, junit = tmp_path / "summary.md", tmp_path / "out" / "junit.xml"
+    env = os.environ | {"GITHUB_ACTIONS": "true", "GITHUB_STEP_SUMMARY": str(summary)}
+    env |= {"ENGINESMITH_HOME": str(scored.folder / ".enginesmith")}
+    done = subprocess.run(
+        [COMMAND, *map(str, arguments), "--junit", junit, "--json"],
+        capture_output=True, text=True, check=False, cwd=scored.folder, env=env,
+    )  # fmt: skip
+    assert done.returncode == code, done.stderr
+    suite = ElementTree.parse(junit).getroot().find("testsuite")
+    return done, summary.read_text(), {case.get("name"): case for case in suite}
+
+
+def test_a_ci_is_told_of_every_gate(scored, tmp_path):
+    done, summary, cases = on_github(scored, tmp_path, "gate", "demo/release.toml", code=0)
+    json.loads(done.stdout)
+    assert "::error" not in done.stderr
+    assert summary.startswith("## ✓ GO: demo → cpu/stable")
+    assert set(cases) == {"perplexity", "accuracy"}
+    _, summary, cases = on_github(scored, tmp_path, "judge", ASSETS / "guidellm", code=10)
+    assert "## ✗ NO-GO: " in summary
+    assert cases["latency.itl_p50"].find("failure").get("type") == "failed"
+
+
+def test_a_ci_is_told_of_a_gate_that_is_void_and_the_attempt_is_kept(scored, tmp_path):
+    policy = tmp_path / "void.toml"
+    text = (
+        (scored.folder / "demo" / "policy.toml").read_text().replace("margin = 0.2", "margin = 0.4")
+    )
+    demo = scored.folder / "demo"
+    policy.write_text(text.replace('"corpus.jsonl"', f'"{demo}/corpus.jsonl"').replace(
+        '"tasks/', f'"{demo}/tasks/'))  # fmt: skip
+    done, summary, cases = on_github(
+        scored, tmp_path, "gate", "demo/release.toml", "--set", f"gates.policy={policy}", code=5
+    )
+    assert "::error title=accuracy%3A could not be measured::accuracy: void" in done.stderr
+    assert "accuracy could not be measured" in summary
+    assert "void" in cases["accuracy"].find("error").get("message")
+    logs = (scored.folder / ".enginesmith" / "store" / "attempts").glob("*.json")
+    outcomes = [entry["outcome"] for log in logs for entry in json.loads(log.read_text())]
+    assert "void" in outcomes
