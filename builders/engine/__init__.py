@@ -1,15 +1,16 @@
 """Build and open engines: what a runtime loads. This door is light: backends load when used."""
 
 import importlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from builders.engine.description import Description, EngineSettings
 from builders.errors import ToolError, UsageError
 from builders.parse import nearest
-from builders.progress import Progress, silent
+from builders.progress import Progress
+from builders.scorer import Scorer
 
 BACKENDS: Final = {
     "embedded": "builders.engine.embedded.builder",
@@ -18,7 +19,7 @@ BACKENDS: Final = {
 }
 SCORERS: Final = {"embedded": "builders.engine.embedded.model"}
 
-__all__ = ["BACKENDS", "SCORERS", "EngineBuilder", "EngineSettings", "Scorer", "build", "scorer"]
+__all__ = ["BACKENDS", "SCORERS", "EngineBuilder", "EngineSettings", "build", "scorer"]
 
 
 class EngineBuilder(Protocol):
@@ -39,47 +40,8 @@ class EngineBuilder(Protocol):
         """
 
 
-class Column(Protocol):
-    """A one-dimensional array of which only the plain list is wanted."""
-
-    def tolist(self) -> Any:  # noqa: ANN401 - numpy's own annotation
-        """Return the values as Python numbers."""
-
-
-class TokenScores(Protocol):
-    """What a model thinks of the tokens of one row, from the second to the last."""
-
-    @property
-    def logprobs(self) -> Column:
-        """The log-probability of each token, given all before it, in nats."""
-
-    @property
-    def greedy(self) -> Column:
-        """Whether each token was the model's first choice."""
-
-
-class Scorer(Protocol):
-    """An opened engine that tells the log-probabilities of given tokens."""
-
-    @property
-    def context(self) -> int:
-        """The most tokens that one row may have."""
-
-    @property
-    def vocabulary(self) -> int:
-        """How many tokens the model chooses from."""
-
-    @property
-    def prefix(self) -> int:
-        """The token that stands before a text: beginning of sequence, else end of sequence."""
-
-    def tokenize(self, text: str) -> list[int]:
-        """Cut a text into tokens, with the tokenizer's own first token where it has one."""
-
-    def score(
-        self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
-    ) -> Sequence[TokenScores]:
-        """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
+class Opened(Scorer, Protocol):
+    """An opened engine that scores until it is closed."""
 
     def close(self) -> None:
         """Give back what the engine holds."""
@@ -88,7 +50,7 @@ class Scorer(Protocol):
 class ScorerModule(Protocol):
     """A module that opens a runtime's engine in this process."""
 
-    def open_scorer(self, engine: Path) -> Scorer:
+    def open_scorer(self, engine: Path) -> Opened:
         """Load the engine in ``engine``."""
 
 

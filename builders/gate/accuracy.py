@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from builders import files
 from builders.errors import EvidenceError, ToolError
-from builders.gate import Scorer, evidence, graded, tasks
+from builders.gate import evidence, graded, tasks
 from builders.gate.evidence import Evidence, Sample
 from builders.gate.intervals import (
     Bounds,
@@ -26,6 +26,7 @@ from builders.gate.intervals import (
 )
 from builders.parse import Table
 from builders.progress import Progress
+from builders.scorer import Scorer
 from builders.verdict import Verdict
 
 if TYPE_CHECKING:

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Final, cast
 
 from builders.errors import EvidenceError
-from builders.gate import Choices, Controlled, Distributing, Scorer, TokenScores, load
+from builders.gate import Choices, Controlled, Distributing, load
 from builders.gate.evidence import Evidence
 from builders.progress import Progress, silent
+from builders.scorer import Scorer, TokenScores
 from builders.verdict import Outcome, Verdict
 
 AGAIN: Final = "again"

@@ -28,10 +28,11 @@ from lm_eval.tasks import TaskManager
 from lm_eval.utils import env, get_rolling_token_windows, make_disjoint_window
 
 from builders.errors import BuildersError, EvidenceError, UsageError
-from builders.gate import Ends, Scorer, TokenScores, corpus
+from builders.gate import Ends, corpus
 from builders.gate.accuracy import Settings
 from builders.gate.evidence import Sample
 from builders.progress import Progress
+from builders.scorer import Scorer, TokenScores
 
 SHOWN: Final = 240  # characters of a prompt kept for people to read
 

@@ -19,8 +19,6 @@ from builders.errors import EvidenceError, UsageError
 from builders.gate import (
     Choices,
     Distributing,
-    Scorer,
-    TokenScores,
     corpus,
     divergence,
     evidence,
@@ -34,6 +32,7 @@ from builders.gate.intervals import Bounds, mean_bounds, needed, settle
 from builders.gate.windows import Documents, Row
 from builders.parse import Table
 from builders.progress import Progress
+from builders.scorer import Scorer, TokenScores
 from builders.verdict import Verdict
 
 NAME: Final = "perplexity"

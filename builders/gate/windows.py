@@ -14,8 +14,9 @@ from operator import itemgetter
 from typing import Protocol
 
 from builders.errors import UsageError
-from builders.gate import Scorer, corpus
+from builders.gate import corpus
 from builders.gate.corpus import Source
+from builders.scorer import Scorer
 
 Starts = list[tuple[int, str]]
 

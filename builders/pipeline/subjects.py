@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import Self
 
 from builders import engine, serve
-from builders.gate import Endpoint, Scorer
+from builders.gate import Endpoint
 from builders.gate.latency import Pair
 from builders.pipeline import lanes
+from builders.scorer import Scorer
 
 OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
 

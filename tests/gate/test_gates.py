@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from builders.gate import Scorer, load
+from builders.gate import load
 from builders.gate.policy import Policy
 from builders.progress import silent
+from builders.scorer import Scorer
 from builders.verdict import Outcome
 from fakes.scorers import Transformers
 

@@ -1,0 +1,49 @@
+"""What tells the log-probabilities of given tokens: what gates ask for and engines give."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from builders.progress import Progress, silent
+
+
+class Column(Protocol):
+    """A one-dimensional array of which only the plain list is wanted."""
+
+    def tolist(self) -> Any:  # noqa: ANN401 - numpy's own annotation
+        """Return the values as Python numbers."""
+
+
+class TokenScores(Protocol):
+    """What a model thinks of the tokens of one row, from the second to the last."""
+
+    @property
+    def logprobs(self) -> Column:
+        """The log-probability of each token, given all before it, in nats."""
+
+    @property
+    def greedy(self) -> Column:
+        """Whether each token was the model's first choice."""
+
+
+class Scorer(Protocol):
+    """A model that tells the log-probabilities of given tokens."""
+
+    @property
+    def context(self) -> int:
+        """The most tokens that one row may have."""
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens the model chooses from."""
+
+    @property
+    def prefix(self) -> int:
+        """The token that stands before a text: beginning of sequence, else end of sequence."""
+
+    def tokenize(self, text: str) -> list[int]:
+        """Cut a text into tokens as the model is served: with the tokenizer's own first token."""
+
+    def score(
+        self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
+    ) -> Sequence[TokenScores]:
+        """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
