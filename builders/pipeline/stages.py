@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum, StrEnum
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from builders import engine, gate, quantize, render
 from builders.bundle import fingerprint
@@ -25,9 +25,11 @@ from builders.pipeline.versions import code, versions
 from builders.plan import Plan
 from builders.progress import Progress
 from builders.quantize.calibration import Corpus, is_needed
-from builders.scorer import Scorer
 from builders.store import Stage, Store
 from builders.verdict import Verdict
+
+if TYPE_CHECKING:
+    from builders.scorer import Scorer
 
 VERDICTS: Final = "verdicts.json"
 _MEASURING: Final = ("torch", "transformers", "lm-eval", "tritonclient")
