@@ -13,6 +13,7 @@ from builders.engine.description import Description
 from builders.errors import ToolError, UsageError
 from builders.formats import Format
 from builders.progress import silent
+from fakes.checkpoints import tiny_llama
 
 FP8 = {"kv_cache": Format.FP8}
 
@@ -77,6 +78,7 @@ import sys
 from pathlib import Path
 from builders.engine import EngineSettings, build
 from builders.progress import silent
+from fakes.checkpoints import tiny_llama
 source, out = Path({str(checkpoint)!r}), Path({str(tmp_path)!r})
 build("embedded", source, EngineSettings(context=8), out, silent)
 sys.exit(bool({{"torch", "transformers", "numpy", "safetensors"}} & sys.modules.keys()))
@@ -115,14 +117,20 @@ def test_a_calibrated_kv_cache_must_be_used(fp8, tmp_path):
 
 
 def test_a_kv_cache_that_nobody_computes_is_refused(checkpoint, tmp_path):
-    with pytest.raises(ToolError, match="no KV cache in nvfp4"):
-        built(checkpoint, tmp_path, kv_cache=Format.NVFP4)
+    with pytest.raises(ToolError, match="no KV cache in int8"):
+        built(checkpoint, tmp_path, kv_cache=Format.INT8)
 
 
 def test_a_declared_kv_cache_that_nobody_computes_is_refused(fp8, tmp_path):
-    fp8.declared["kv_cache_quant_algo"] = "NVFP4"
-    with pytest.raises(ToolError, match="no NVFP4 KV cache"):
+    fp8.declared["kv_cache_quant_algo"] = "INT8"
+    with pytest.raises(ToolError, match="no INT8 KV cache"):
         built(fp8.write(tmp_path / "source"), tmp_path / "engine", **FP8)
+
+
+def test_a_kv_cache_in_blocks_needs_heads_that_divide(tmp_path):
+    source = tiny_llama(tmp_path / "source", hidden=32)
+    with pytest.raises(ToolError, match="heads of 8 values do not divide into the blocks of 16"):
+        built(source, tmp_path / "engine", kv_cache=Format.NVFP4)
 
 
 def test_another_tools_quantization_is_refused(checkpoint, fp8, tmp_path):

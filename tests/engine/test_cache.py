@@ -8,6 +8,7 @@ from builders.engine.embedded.cache import KvScale, Passing, Slots
 from builders.engine.embedded.loader import load
 from builders.engine.embedded.score import forward
 from builders.formats import Format
+from fakes.families import silence
 
 CPU = torch.device("cpu")
 
@@ -27,6 +28,39 @@ def test_fp8_keeps_what_e4m3_can_hold_of_value_over_scale(dtype):
 def test_an_affine_cache_rounds_the_distance_from_the_mean():
     scale = KvScale(scale=1.0, bias=torch.tensor(100.0))
     assert scale.round(torch.tensor([100.4, 104.0])).tolist() == pytest.approx([100.40625, 104.0])
+
+
+def test_nvfp4_gives_every_sixteen_values_a_scale_of_their_own():
+    scale = KvScale(scale=6.0, kind=Format.NVFP4)  # of the tensor: 6 / 6 = 1
+    small, large = torch.full((16,), 0.1), torch.full((16,), 80.0)
+    small[3], large[5] = 6 * 2.0**-5, 96.0  # largest / 6: block scales of 2^-5 and 16
+    found = scale.round(torch.cat((small, large)))
+    assert found[:16].tolist() == [0.09375] * 3 + [0.1875] + [0.09375] * 12  # 3 / 32
+    assert found[16:].tolist() == [64.0] * 5 + [96.0] + [64.0] * 10  # 5 is a tie: to 4, even
+
+
+def test_an_nvfp4_cache_may_be_affine():
+    plain = KvScale(scale=1.0, kind=Format.NVFP4)
+    affine = KvScale(scale=1.0, kind=Format.NVFP4, bias=torch.tensor(8.0))
+    values = random(4, 32)
+    assert torch.allclose(affine.round(values + 8), plain.round(values) + 8, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_nvfp4_is_what_modelopt_packs_and_widens(dtype):
+    with silence():
+        from modelopt.torch.quantization.qtensor import NVFP4QTensor
+    heads = random(2, 2, 50, 64).mul(3).to(dtype)
+    largest = heads.abs().max().float()
+    rows, unit = heads.flatten(0, 2), largest / (448 * 6)
+    packed, scales, _ = NVFP4QTensor.quantize(rows, 16, weights_scaling_factor_2=unit)
+    sizes = {"scale": scales, "double_scale": unit, "block_sizes": {-1: 16}}
+    theirs = packed.dequantize(dtype=torch.float32, **sizes)
+    ours = KvScale(scale=float(largest / 448), kind=Format.NVFP4).round(rows)
+    off = (ours.float() - theirs).abs() > 0.01 * theirs.abs()
+    # bfloat16 often lies between two codes, and packing divides it in bfloat16
+    assert off.float().mean() <= (0 if dtype == torch.float32 else 0.02)
 
 
 def test_layers_without_scales_pass_as_they_come():

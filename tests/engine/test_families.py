@@ -133,3 +133,31 @@ def test_exports_of_each_family_compute_what_modelopt_simulates(tmp_path, family
     harm = divergence(simulated.plain, simulated.logits)
     assert divergence(simulated.plain, found) == pytest.approx(harm, rel=0.05)
     assert divergence(simulated.logits, found) < harm / 100
+
+
+NVFP4_KV = EngineSettings(context=64, dtype=Format.FP32, kv_cache=Format.NVFP4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["qwen3", "gemma2", "phi3", "gpt_neox"])
+def test_a_cache_in_nvfp4_computes_what_modelopt_simulates(tmp_path, family):
+    path = save(tmp_path / family, family, **FAMILIES[family])
+    simulated = simulate(path, tmp_path / "export", TOKENS, "FP8_DEFAULT_CFG", "NVFP4_KV_CFG")
+    with torch.inference_mode():
+        found = forward(load(simulated.export, NVFP4_KV, CPU), TOKENS)
+    harm = divergence(simulated.plain, simulated.logits)
+    assert divergence(simulated.logits, found) < harm / 100
+
+
+@pytest.mark.slow
+def test_an_affine_cache_in_nvfp4_takes_the_mean_off(tmp_path):
+    """ModelOpt calibrates without the mean, but simulates with it: its model is harmed more."""
+    path = save(tmp_path / "qwen3", "qwen3", **FAMILIES["qwen3"])
+    kv = "NVFP4_AFFINE_KV_CFG"
+    simulated = simulate(path, tmp_path / "export", TOKENS, "FP8_DEFAULT_CFG", kv)
+    loaded = load(simulated.export, NVFP4_KV, CPU)
+    biases = [scale.bias for pair in loaded.kv_scales.values() for scale in pair]
+    assert [tuple(bias.shape) for bias in biases] == [(1, 2, 1, 16)] * 4
+    with torch.inference_mode():
+        ours = divergence(simulated.plain, forward(loaded, TOKENS))
+    assert ours < divergence(simulated.plain, simulated.logits)

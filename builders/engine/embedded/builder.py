@@ -17,7 +17,10 @@ from builders.progress import Progress
 
 CHECKPOINT: Final = "checkpoint"
 _WANTED: Final = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"})
-_KV_CACHE: Final = {"": Format.BF16, "FP8": Format.FP8, "FP8_AFFINE": Format.FP8}
+_KV_CACHE: Final = {
+    "": Format.BF16, "FP8": Format.FP8, "FP8_AFFINE": Format.FP8, "NVFP4": Format.NVFP4,
+    "NVFP4_AFFINE": Format.NVFP4,
+}  # fmt: skip
 
 
 def build(
@@ -62,7 +65,7 @@ def _check_settings(source: Checkpoint, declaration: Declaration, settings: Engi
 
 
 def _check_kv_cache(source: Checkpoint, declaration: Declaration, settings: EngineSettings) -> None:
-    """A calibrated cache must be used; one without scales may be FP8 with scale 1, as vLLM has."""
+    """A calibrated cache must be used; one without scales may be quantized with scale 1."""
     asked, declared = settings.kv_cache, _KV_CACHE[declaration.kv_cache]
     if declared.quantized and asked is not declared:
         raise ToolError(
@@ -70,8 +73,14 @@ def _check_kv_cache(source: Checkpoint, declaration: Declaration, settings: Engi
             f"{asked.value}",
             hint=f"build with kv_cache = {declared.value}, or quantize without it",
         )
-    if asked.quantized and asked is not Format.FP8:
+    if asked.quantized and asked not in _KV_CACHE.values():
         raise ToolError(
             f"the embedded runtime has no KV cache in {asked.value}",
+            hint="set kv_cache to fp8, nvfp4 or none in [quantize]",
+        )
+    if asked.block and source.head_dim % asked.block:
+        raise ToolError(
+            f"{source.path}: heads of {source.head_dim} values do not divide into the blocks of "
+            f"{asked.block} of a KV cache in {asked.value}",
             hint="set kv_cache to fp8 or none in [quantize]",
         )

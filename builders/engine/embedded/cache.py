@@ -6,27 +6,43 @@ embedding. That is what passes here, so rounding on the way in computes the same
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache as TransformersCache
 
+from builders.formats import Format
 from builders.numerics import blocks
+
+
+def _fp8(values: Tensor, scale: float) -> Tensor:
+    return blocks.round_e4m3(values * (1.0 / scale)) * scale
+
+
+def _nvfp4(values: Tensor, scale: float) -> Tensor:
+    """Round blocks along a head; ModelOpt writes largest / 448 for this cache as for FP8."""
+    unit = torch.tensor(scale / blocks.E2M1_MAX, device=values.device)
+    return blocks.nvfp4_round(values.contiguous(), KV_BLOCK, unit) * unit
+
+
+KV_BLOCK: Final = 16
+ROUNDINGS: Final = {Format.FP8: _fp8, Format.NVFP4: _nvfp4}
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
 class KvScale:
-    """The scale of one layer's keys or values in FP8, and the mean taken off before (affine)."""
+    """The scale of one layer's keys or values, and the mean that is taken off before (affine)."""
 
     scale: float
     bias: Tensor | None = None
+    kind: Format = Format.FP8
 
     def round(self, values: Tensor) -> Tensor:
-        """Round to FP8 E4M3 and back to the format that came in."""
+        """Round to the cache's format and back to the format that came in."""
         if self.bias is not None:
             values = values - self.bias
-        codes = blocks.round_e4m3(values.float() * (1.0 / self.scale))
-        kept = (codes * self.scale).to(values.dtype)
+        kept = ROUNDINGS[self.kind](values.float(), self.scale).to(values.dtype)
         return kept if self.bias is None else kept + self.bias
 
 

@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from builders.checkpoint import Checkpoint
 from builders.engine.description import EngineSettings
 from builders.engine.embedded import attention, experts, foreign, layout
-from builders.engine.embedded.cache import Cache, KvScale, KvScales, Passing, Slots
+from builders.engine.embedded.cache import ROUNDINGS, Cache, KvScale, KvScales, Passing, Slots
 from builders.engine.embedded.layers import Layers, tied_weights
 from builders.engine.embedded.linear import Memory
 from builders.engine.embedded.names import Names
@@ -230,16 +230,18 @@ def _kv_scales(
     module: nn.Module, tensors: Tensors, settings: EngineSettings, dtype: torch.dtype
 ) -> KvScales:
     """Find every layer's scales; a cache without any has scale 1, as ModelOpt's `fp8_cast`."""
-    if settings.kv_cache is not Format.FP8:
+    kind = settings.kv_cache
+    if kind not in ROUNDINGS:
         return {}
+    attentions = list(_attentions(module))
     if not any(name.endswith(layout.KV_PARTS) for name in tensors.checkpoint.tensors):
-        return {index: (KvScale(scale=1.0),) * 2 for _, index in _attentions(module)}
+        return {index: (KvScale(scale=1.0, kind=kind),) * 2 for _, index in attentions}
     return {
         index: (
-            _kv_scale(tensors, name, "k", dtype),
-            _kv_scale(tensors, name, "v", dtype),
+            _kv_scale(tensors, name, "k", kind, dtype),
+            _kv_scale(tensors, name, "v", kind, dtype),
         )
-        for name, index in _attentions(module)
+        for name, index in attentions
     }
 
 
@@ -249,7 +251,7 @@ def _attentions(module: nn.Module) -> Iterator[tuple[str, int]]:
             yield name, int(part.layer_idx)
 
 
-def _kv_scale(tensors: Tensors, name: str, which: str, dtype: torch.dtype) -> KvScale:
+def _kv_scale(tensors: Tensors, name: str, which: str, kind: Format, dtype: torch.dtype) -> KvScale:
     said = f"{name}.{which}_proj.{which}"
     bias = tensors[f"{said}_bias"].to(dtype) if f"{said}_bias" in tensors else None
-    return KvScale(scale=float(tensors[f"{said}_scale"]), bias=bias)
+    return KvScale(scale=float(tensors[f"{said}_scale"]), bias=bias, kind=kind)
