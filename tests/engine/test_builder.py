@@ -78,7 +78,6 @@ import sys
 from pathlib import Path
 from builders.engine import EngineSettings, build
 from builders.progress import silent
-from fakes.checkpoints import tiny_llama
 source, out = Path({str(checkpoint)!r}), Path({str(tmp_path)!r})
 build("embedded", source, EngineSettings(context=8), out, silent)
 sys.exit(bool({{"torch", "transformers", "numpy", "safetensors"}} & sys.modules.keys()))
