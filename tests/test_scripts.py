@@ -18,6 +18,15 @@ USES = {
     "deploy": ["h100/stable", "--host", "0.0.0.0"],
     "verify-on-gpu": ["h100", "--set", "model.path=m"],
 }
+RELEASE = (
+    "release demo/on-gpu.toml --set target.tier=h100 --set target.lane={lane} "
+    "--set release.channel=h100/{lane} --set model.path=m"
+)
+LANES = [
+    line.format(lane=lane)
+    for lane in ("llmapi", "tensorrt")
+    for line in (RELEASE, "verify h100/{lane}")
+]
 SAYS = {
     "build-tier": [
         "plan release.toml --set target.tier=h100 --set serve.name=x",
@@ -26,18 +35,7 @@ SAYS = {
     ],
     "gate-release": ["gate release.toml --json --out report --set serve.name=x"],
     "deploy": ["verify h100/stable", "serve h100/stable --host 0.0.0.0"],
-    "verify-on-gpu": [
-        "doctor",
-        *(
-            line
-            for lane in ("llmapi", "tensorrt")
-            for line in (
-                "release demo/on-gpu.toml --set target.tier=h100 "
-                + f"--set target.lane={lane} --set release.channel=h100/{lane} --set model.path=m",
-                f"verify h100/{lane}",
-            )
-        ),
-    ],
+    "verify-on-gpu": ["doctor", *LANES],
 }
 
 
