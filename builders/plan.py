@@ -162,8 +162,7 @@ def _quantized_already(plan: Plan) -> list[Refusal]:
         if declared is None:
             return [
                 Refusal(
-                    f"{plan.checkpoint.path} is not quantized; recipe {AS_IT_IS!r} is for those that "
-                    "are",
+                    f"{plan.checkpoint.path} is not quantized, so it cannot be taken as it is",
                     "choose a recipe: enginesmith recipes lists them",
                 )
             ]
