@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 
 import pytest
 from hypothesis import given
@@ -222,7 +223,7 @@ def test_an_llm_api_repository_that_agrees_is_sound(tmp_path):
 
 def test_a_model_that_would_be_fetched_is_warned_of(tmp_path):
     (one,) = lint(llm_api(tmp_path, pbtxt=POLICY, model="org/name"))
-    assert "would be fetched from a hub" in one.what
+    assert "it would be fetched from a hub" in one.what
     assert not one.stops
 
 
@@ -284,6 +285,14 @@ def test_a_quoted_text_is_read_as_it_was_meant(text):
 
     field = read(f"name: {quoted(text)} x: 1")
     assert (field.said("name"), field.said("x")) == (text, "1")
+
+
+def test_a_machine_without_triton_s_schema_is_told_what_is_not_seen(tmp_path, monkeypatch):
+    root = llm_api(tmp_path, pbtxt=POLICY)
+    monkeypatch.setitem(sys.modules, "builders.render.schema", None)
+    (one,) = lint(root)
+    assert "schema is not installed" in one.what
+    assert not one.stops
 
 
 def test_what_is_no_repository_is_refused(tmp_path):

@@ -8,6 +8,7 @@ import importlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from builders.render.lint import arguments, ensembles, general, nvidia, places
@@ -16,6 +17,14 @@ from builders.render.lint.repository import Model, Repository
 
 __all__ = ["RULES", "Finding", "Severity", "lint"]
 
+_UNSEEN: Final = Finding(
+    rule="schema",
+    file=".",
+    line=0,
+    what="Triton's own schema is not installed, so misspelled fields are not found",
+    hint="pip install 'enginesmith[triton]'",
+    severity=Severity.WARN,
+)
 Rule = Callable[[Repository, Model], Iterator[Finding]]
 
 RULES: Final[tuple[Rule, ...]] = (
@@ -39,21 +48,21 @@ RULES: Final[tuple[Rule, ...]] = (
 def lint(root: Path) -> tuple[Finding, ...]:
     """Return every defect, in the order of files and lines; what is no repository is refused."""
     repository = Repository.open(root)
-    found = [*repository.broken]
+    found, schema = [*repository.broken], _schema()
     for model in repository.models.values():
         found += [finding for rule in RULES for finding in rule(repository, model)]
-        found += _schema(model)
+        fault = schema.fault(model.text) if schema else None
+        if fault:
+            hint = "Triton's own schema refuses it"
+            found.append(model.finding("schema", fault[1], hint, line=fault[0]))
+    if schema is None:
+        found.append(_UNSEEN)
     return tuple(sorted(dict.fromkeys(found), key=lambda one: (one.file, one.line, one.what)))
 
 
-def _schema(model: Model) -> list[Finding]:
+def _schema() -> ModuleType | None:
     os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")  # the schema comes with gRPC
     try:
-        schema = importlib.import_module("builders.render.schema")
+        return importlib.import_module("builders.render.schema")
     except ImportError:
-        return []
-    fault = schema.fault(model.text)
-    if fault is None:
-        return []
-    line, what = fault
-    return [model.finding("schema", what, "Triton's own schema refuses it", line=line)]
+        return None

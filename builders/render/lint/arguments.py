@@ -134,7 +134,7 @@ def _model(model: Model, said: Mapping[str, Any], file: str, line: int) -> Itera
         yield _in(model, file, "path", f"model {name} does not exist", hint, line=line)
     elif not local and not any(place.is_dir() for place in places):
         hint = "name a local directory: what is served must not change behind a name"
-        what = f"model {name} would be fetched from a hub when the server starts"
+        what = f"model {name} is no directory here, so it would be fetched from a hub"
         yield _in(model, file, "path", what, hint, line=line, severity=Severity.WARN)
 
 
