@@ -92,9 +92,11 @@ class Recipe:
     def native_on(self, tier: Tier) -> bool:
         """Whether the tier multiplies in this recipe's format; otherwise the gain is memory-only.
 
-        Tensor Cores multiply in the format of the activations: weights of fewer bits are widened.
+        Tensor Cores multiply in the format of the activations: weights of fewer bits are widened. A
+        mixture has layers of both.
         """
-        return self.activations.quantized and tier.is_native(self.activations)
+        multiplied = (self.activations, self.weights) if self.mixed else (self.activations,)
+        return self.activations.quantized and tier.is_native(*multiplied)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.scheme})"

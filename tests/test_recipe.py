@@ -1,5 +1,7 @@
 """Recipes are strict at the edge, and every shipped one says what it is."""
 
+from dataclasses import replace
+
 import pytest
 
 from builders import recipe
@@ -28,6 +30,38 @@ def test_every_shipped_recipe_is_named_like_its_file_and_keeps_the_head():
         assert shipped.name == name
         assert shipped.summary.endswith(".")
         assert "*lm_head*" in shipped.keep
+
+
+def test_every_recipe_of_modelopt_says_what_accuracy_to_expect_and_who_says_so():
+    for shipped in recipe.shipped().values():
+        if shipped.backend == "modelopt":
+            assert "on the demo" in shipped.expects
+            assert "measured on the demo" in shipped.source
+
+
+def test_a_mixture_has_formats_and_bits_and_no_preset_of_its_own():
+    common = {"name": "x", "summary": "s", "backend": "modelopt", "weights": "nvfp4"}
+    made = parse(**common, formats=["nvfp4", "fp8"], bits=5.5, activations="fp8")
+    assert (made.mixed, made.scheme) == (True, "W5.5A8")
+    for wrong in ({"formats": ["nvfp4", "fp8"]}, {"bits": 6.0}, {"formats": ["fp8"], "bits": 8.0}):
+        with pytest.raises(UsageError, match="a mixture needs two formats at least, and bits"):
+            parse(**common, **wrong)
+
+
+def test_a_recipe_has_a_preset_or_a_recipe_of_modelopts():
+    common = {"name": "x", "summary": "s", "backend": "modelopt", "weights": "nvfp4"}
+    assert parse(**common, modelopt="general/ptq/x").referenced
+    for wrong in ({}, {"preset": "X", "modelopt": "a/b"}):
+        with pytest.raises(UsageError, match="either preset or modelopt"):
+            parse(**common, **wrong)
+
+
+def test_only_what_has_static_scales_needs_texts():
+    needs = {name for name, one in recipe.shipped().items() if one.needs_texts}
+    assert {"fp8", "nvfp4", "int4_awq", "mixed"} <= needs
+    assert not needs & {"mxfp8", "fp8_per_token", "int4_rtn", "w4a16_nvfp4"}
+    assert not replace(recipe.shipped()["int4_rtn"], kv_cache=Format.FP8_E5M2).needs_texts
+    assert replace(recipe.shipped()["int4_rtn"], kv_cache=Format.FP8).needs_texts
 
 
 def test_a_recipe_of_ones_own_is_read_from_a_file(tmp_path):

@@ -24,6 +24,13 @@ def command(as_json: bool) -> None:
             "native": [tier.name for tier in TIERS.values() if tier.gpu and found.native_on(tier)],
             "calibrated": found.calibrated,
             "summary": found.summary,
+            "backend": found.backend,
+            "memory_only": [
+                tier.name for tier in TIERS.values() if tier.gpu and not found.native_on(tier)
+            ],
+            "keep": list(found.keep),
+            "expects": found.expects,
+            "source": found.source,
         }
         for found in recipe.shipped().values()
     ]
