@@ -7,7 +7,7 @@ from typing import Final
 
 from builders import report
 from builders.gate import latency
-from builders.pipeline import attempts
+from builders.pipeline import attempts, examination
 from builders.pipeline.stages import Side, Stages, plain, read_verdicts
 from builders.pipeline.versions import versions
 from builders.report import Latency, Report, Samples, Sizes
@@ -27,6 +27,7 @@ def gather(stages: Stages) -> Report:
     if policy is None:
         raise ValueError("a report needs a policy")
     verdicts = read_verdicts(stages.verdicts())
+    seen = examination.read(stages)
     candidate, baseline = (stages.engine(side) for side in (Side.CANDIDATE, Side.BASELINE))
     return Report(
         title=plan.serve.name,
@@ -41,6 +42,9 @@ def gather(stages: Stages) -> Report:
         facts=_facts(stages),
         sizes=Sizes(baseline_bytes=_weights(baseline), candidate_bytes=_weights(candidate)),
         latency=_latency(stages),
+        changes=seen.changes,
+        subjects=seen.subjects,
+        divergence=seen.divergence,
         stages=tuple(
             report.Stage(name=s.name, key=s.key, cached=False, seconds=s.worked)
             for s in stages.done.values()

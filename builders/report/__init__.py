@@ -7,18 +7,34 @@ are pure: equal input, equal output.
 
 from builders.report.github import annotations
 from builders.report.junit import as_junit
-from builders.report.model import Attempt, Landing, Latency, Report, Samples, Sizes, Stage
+from builders.report.model import (
+    Attempt,
+    Change,
+    Changes,
+    Divergence,
+    Landing,
+    Latency,
+    Report,
+    Samples,
+    Sizes,
+    Stage,
+    Subject,
+)
 from builders.report.page import as_html
 from builders.report.summary import as_json, as_markdown, as_text
 
 __all__ = [
     "Attempt",
+    "Change",
+    "Changes",
+    "Divergence",
     "Landing",
     "Latency",
     "Report",
     "Samples",
     "Sizes",
     "Stage",
+    "Subject",
     "annotations",
     "as_html",
     "as_json",

@@ -77,7 +77,7 @@ def axis(curves: Sequence[Ecdf]) -> Axis:
     low = min(curve.ordered[0] for curve in curves)
     high = max(curve.quantile(0.99) for curve in curves)
     first = 0.0 if 0 <= low < 0.6 * high else low
-    if high <= first:
+    if high - first < 1e-300:  # nothing apart, or so near that a step would be zero
         reach = max(abs(high) * 0.1, 0.5)
         first, high = first - reach, high + reach
     step = _step(high - first)

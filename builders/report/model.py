@@ -54,6 +54,53 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One item that the two sides answer differently; ``kind`` is lost, won or other."""
+
+    gate: str
+    unit: str
+    group: str
+    kind: str
+    prompt: str
+    before: str
+    after: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What changed in one gate: all of it counted, the first of it shown."""
+
+    gate: str
+    lost: int
+    won: int
+    other: int
+    shown: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """One subject's items; ``before`` and ``after`` are the shares that are right."""
+
+    gate: str
+    name: str
+    items: int
+    before: float
+    after: float
+    lost: int
+    won: int
+    p: float
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Divergence:
+    """How far opinions lie apart along a row: (place, nats), of the candidate and of the floor."""
+
+    candidate: tuple[tuple[int, float], ...]
+    floor: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """Everything that a report says about one release candidate.
 
@@ -74,6 +121,9 @@ class Report:
     facts: tuple[tuple[str, str], ...] = ()
     sizes: Sizes | None = None
     latency: Latency | None = None
+    changes: tuple[Changes, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+    divergence: Divergence | None = None
     stages: tuple[Stage, ...] = ()
     versions: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()

@@ -6,7 +6,8 @@ from typing import Final
 import jinja2
 
 from builders.report import figures, forest, numbers, steps, words
-from builders.report.model import Attempt, Report
+from builders.report.drift import Drift, drift
+from builders.report.model import Attempt, Changes, Report, Subject
 from builders.verdict import Verdict
 
 
@@ -31,6 +32,21 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectRow:
+    """One row of the subjects table, written out."""
+
+    gate: str
+    name: str
+    items: str
+    before: str
+    after: str
+    lost: str
+    won: str
+    p: str
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """All that the template may see."""
 
@@ -51,6 +67,9 @@ class Page:
     zero: float
     one: float
     latency: tuple[figures.Curves, ...]
+    changes: tuple[Changes, ...]
+    subjects: tuple[SubjectRow, ...]
+    drift: Drift | None
     sizes: tuple[figures.Bar, ...]
     facts: tuple[tuple[str, str], ...]
     stages: tuple[figures.Timing, ...]
@@ -86,6 +105,9 @@ def _page(report: Report) -> Page:
         zero=forest.position(0),
         one=forest.position(1),
         latency=figures.curves(report.latency),
+        changes=tuple(found for found in report.changes if found.shown),
+        subjects=tuple(map(_subject, report.subjects)),
+        drift=drift(report.divergence, square=figures.SQUARE),
         sizes=figures.bars(report.sizes),
         facts=report.facts,
         stages=figures.timings(report.stages),
@@ -118,6 +140,20 @@ def _gate(number: int, verdict: Verdict) -> Gate:
             (name.replace("_", " "), numbers.digits(value, places=4))
             for name, value in verdict.numbers
         ),
+    )
+
+
+def _subject(subject: Subject) -> SubjectRow:
+    return SubjectRow(
+        gate=subject.gate,
+        name=subject.name,
+        items=f"{subject.items:,}",
+        before=numbers.amount(subject.before, "%"),
+        after=numbers.amount(subject.after, "%"),
+        lost=f"{subject.lost:,}",
+        won=f"{subject.won:,}",
+        p=numbers.digits(subject.p),
+        alarm=subject.alarm,
     )
 
 

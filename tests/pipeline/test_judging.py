@@ -199,3 +199,11 @@ def test_a_ci_is_told_of_a_gate_that_is_void_and_the_attempt_is_kept(scored, tmp
     logs = (scored.folder / ".enginesmith" / "store" / "attempts").glob("*.json")
     outcomes = [entry["outcome"] for log in logs for entry in json.loads(log.read_text())]
     assert "void" in outcomes
+
+
+def test_the_report_shows_what_changed_in_which_subject_and_where(scored):
+    first = json.loads((scored.folder / "first.json").read_text())
+    page = (Path(first["bundle"]) / "report" / "report.html").read_text()
+    for section in ("Divergence by place", "What changed", "Candidates tried"):
+        assert section in page, section
+    assert "baseline against itself" in page
