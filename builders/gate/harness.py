@@ -268,7 +268,13 @@ def _cluster(name: str, doc: Mapping[str, Any], settings: Settings, item: str) -
 
 
 def _sum(score: TokenScores, wanted: int) -> tuple[float, bool]:
-    return math.fsum(score.logprobs.tolist()[-wanted:]), all(score.greedy.tolist()[-wanted:])
+    values = score.logprobs.tolist()[-wanted:]
+    if not all(map(math.isfinite, values)):
+        raise EvidenceError(
+            "accuracy: a score is not a finite number",
+            hint="the model computes NaN or infinity: look at its scales",
+        )
+    return math.fsum(values), all(score.greedy.tolist()[-wanted:])
 
 
 def _short(error: Exception) -> str:
