@@ -26,12 +26,16 @@ os.execv(program, argv)
 """
 
 
+class MissingProgram(ToolError):
+    """A program that we would drive is not on this machine's path."""
+
+
 def _bound(argv: Sequence[str], env: Mapping[str, str] | None) -> list[str]:
-    """Return a command that runs ``argv`` and dies with its parent; `ToolError` if it is absent."""
+    """Return a command that runs ``argv`` and dies with its parent; it must be there."""
     seen = os.environ if env is None else env
     program = shutil.which(argv[0], path=seen.get("PATH", os.defpath))
     if program is None:
-        raise ToolError(f"{argv[0]}: no such program", hint="enginesmith doctor")
+        raise MissingProgram(f"{argv[0]}: no such program", hint="enginesmith doctor")
     locale = "LC_CTYPE" if "LC_CTYPE" in seen else "-"  # Python adds it where there is none
     bind = [sys.executable, "-I", "-S", "-c", _BIND, str(os.getpid()), locale, program]
     return [*bind, *argv]

@@ -143,8 +143,14 @@ def test_another_tools_quantization_is_refused(checkpoint, fp8, tmp_path):
 def test_a_damaged_declaration_names_its_file(fp8, tmp_path, text):
     source = fp8.write(tmp_path / "source")
     (source / "hf_quant_config.json").write_text(text)
-    with pytest.raises(ToolError, match=r"hf_quant_config.json"):
+    with pytest.raises(UsageError, match=r"hf_quant_config.json"):
         built(source, tmp_path / "engine", **FP8)
+
+
+def test_an_algorithm_that_nobody_knows_is_named(fp8, tmp_path):
+    fp8.declared.update(quant_algo="FP6")
+    with pytest.raises(UsageError, match="'FP6' is not known here"):
+        built(fp8.write(tmp_path / "source"), tmp_path / "engine", **FP8)
 
 
 PROJ = "model.layers.1.mlp.up_proj"
@@ -156,7 +162,6 @@ PROJ = "model.layers.1.mlp.up_proj"
         (lambda e: e.tensors.pop(f"{PROJ}.input_scale"), f"{PROJ}.*has no input_scale"),
         (lambda e: e.tensors.pop(f"{PROJ}.weight_scale"), f"{PROJ}.*has no weight_scale"),
         (lambda e: e.tensors.pop(f"{PROJ}.weight"), "has no weight beside it"),
-        (lambda e: e.declared.update(quant_algo="FP6"), "cannot read FP6"),
         (lambda e: e.declared.update(quant_algo="NVFP4"), "has no weight_scale_2"),
         (lambda e: e.declared.update(quant_algo="FP8_PER_CHANNEL_PER_TOKEN"),
          "has a input_scale that nothing would read"),

@@ -227,12 +227,11 @@ def _watch(
     argv: tuple[str, ...], file: Path, env: Mapping[str, str], log: BuildLog, progress: Progress
 ) -> None:
     """Run a program, telling how far its log says it is; a failure says what to do about it."""
-    try:
-        child = process.start(argv, log=file, env=env)
-    except OSError as error:
+    if shutil.which(argv[0], path=env.get("PATH")) is None:
         raise ToolError(
-            f"{argv[0]}: {error.strerror}", hint="run inside the image that has TensorRT-LLM"
-        ) from error
+            f"{argv[0]}: no such program", hint="run inside the image that has TensorRT-LLM"
+        )
+    child = process.start(argv, log=file, env=env)
     try:
         with file.open(encoding="utf-8", errors="replace") as lines:
             while child.poll() is None:

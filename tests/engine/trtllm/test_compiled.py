@@ -205,7 +205,7 @@ def test_an_exception_of_the_compiler_is_the_first_thing_told(tmp_path, trtllm):
 def test_a_missing_program_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     checkpoint = write_checkpoint(tmp_path / "checkpoint", **FP8)
-    with pytest.raises(ToolError, match="trtllm-build: No such file") as caught:
+    with pytest.raises(ToolError, match="trtllm-build: no such program") as caught:
         build(checkpoint, request_for(), tmp_path / "engine")
     assert "image" in caught.value.hint
 

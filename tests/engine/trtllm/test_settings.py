@@ -27,7 +27,7 @@ def test_settings_come_from_a_recipe_and_a_tier():
 
 
 UNREADABLE = {
-    "mxfp4", "w4a16_nvfp4", "awq_int4", "bnb_int8", "bnb_nf4", "hqq_int4", "hqq_int8",
+    "mxfp4", "w4a16_nvfp4", "nvfp4_awq", "awq_int4", "bnb_int8", "bnb_nf4", "hqq_int4", "hqq_int8",
 }  # fmt: skip
 
 
