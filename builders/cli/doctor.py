@@ -22,8 +22,8 @@ def command(ctx: click.Context, as_json: bool) -> None:
         output.emit(output.as_json(asdict(found) | {"sound": found.sound}))
     else:
         output.emit(output.facts(found.host | found.versions))
-        output.emit("GPUs       " + (", ".join(found.gpus) or "none"))
+        output.emit("GPUs          " + (", ".join(found.gpus) or "none"))
         for finding in found.findings:
             state = "ready" if finding.ready else f"missing {finding.missing}; {finding.mend}"
-            output.emit(f"{finding.lane:<9}  {state}")
+            output.emit(f"{finding.lane:<12}  {state}")
     ctx.exit(0 if found.sound else 4)

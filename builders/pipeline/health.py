@@ -11,17 +11,20 @@ from builders import process
 from builders.errors import BuildersError, ToolError
 from builders.home import Home
 from builders.pipeline.versions import versions
+from builders.quantize import environment
 from builders.serve import TritonRuntime
 
 _LANES: Final = {
     "quantize": (("modelopt", "torch", "transformers"), "pip install 'enginesmith[quantize]'"),
     "embedded": (("torch", "transformers", "safetensors"), "pip install 'enginesmith[embedded]'"),
+    "bitsandbytes": (("bitsandbytes", "torch"), "pip install 'enginesmith[bitsandbytes]'"),
+    "hqq": (("hqq", "torch"), "pip install 'enginesmith[hqq]'"),
     "evaluate": (("lm_eval", "torch"), "pip install 'enginesmith[eval]'"),
     "triton": (("tritonclient", "numpy"), "pip install 'enginesmith[triton]'"),
     "trtllm": (("tensorrt_llm",), "work in NVIDIA's TensorRT-LLM container"),
     "vllm": (("vllm",), "pip install vllm, in an environment of its own"),
 }
-_OPTIONAL: Final = ("trtllm", "vllm")
+_OPTIONAL: Final = ("bitsandbytes", "hqq", "trtllm", "vllm")
 _DISTRIBUTIONS: Final = (
     "torch", "transformers", "nvidia-modelopt", "lm-eval", "tritonclient", "nvidia-pytriton",
     "numpy", "tensorrt-llm", "vllm",
@@ -69,8 +72,21 @@ def examine(home: Home) -> Health:
         },
         versions=versions(*_DISTRIBUTIONS),
         gpus=_gpus(),
-        findings=tuple(_lane(name, *needs) for name, needs in _LANES.items()),
+        findings=(
+            *(_lane(name, *needs) for name, needs in _LANES.items()),
+            *(_environment(name, home) for name in environment.shipped()),
+        ),
     )
+
+
+def _environment(name: str, home: Home) -> Finding:
+    """Say of an environment made on demand whether it is there; nobody must have one."""
+    state = environment.Environment.find(name, home).state
+    mend = f"enginesmith env create {name}"
+    if state == "ready":
+        return Finding(lane=name, ready=True, needed=False)
+    missing = f"the environment ({state})"
+    return Finding(lane=name, ready=False, needed=False, missing=missing, mend=mend)
 
 
 def _lane(name: str, modules: tuple[str, ...], mend: str) -> Finding:

@@ -129,7 +129,7 @@ class Stages:
             "recipe": plain(plan.recipe),
             "calibration": corpus,
             "code": code("quantize", "autopsy", "numerics"),
-            "versions": versions("torch", "transformers", "nvidia-modelopt"),
+            "versions": versions("torch", "transformers", *quantize.libraries(plan.recipe)),
         }
 
         def work(out: Path) -> None:

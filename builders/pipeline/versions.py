@@ -24,7 +24,7 @@ def code(*rooms: str) -> str:
         f"{room}/{path.relative_to(root).as_posix()}": files.digest(path)
         for room, root in roots.items()
         for path in root.rglob("*")
-        if path.suffix in {".py", ".toml", ".json"}
+        if path.suffix in {".py", ".toml", ".json", ".txt"}
     }
     return fingerprint(sources)
 

@@ -5,7 +5,7 @@ import importlib
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
@@ -29,6 +29,11 @@ BACKENDS: Final = {
     "awq": "builders.quantize.awq",
 }
 TOKENIZER: Final = "tokenizer"  # where a TensorRT-LLM checkpoint has its tokenizer's files
+_LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "modelopt": ("nvidia-modelopt",),
+    "bitsandbytes": ("bitsandbytes",),
+    "hqq": ("hqq",),
+}
 _EXTRAS: Final = {"modelopt": "quantize"}  # where the extra is not named like the backend
 
 
@@ -72,6 +77,14 @@ if TYPE_CHECKING:
         "awq": awq,
     }
     _converters: dict[str, Converter] = {"modelopt": modelopt}
+
+
+def libraries(recipe: Recipe) -> tuple[str, ...]:
+    """Name the distributions whose versions decide what comes out.
+
+    What is installed in an environment of its own is pinned beside this room's code.
+    """
+    return _LIBRARIES.get(recipe.backend, ())
 
 
 def load(name: str) -> Quantizer:
