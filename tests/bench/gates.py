@@ -1,0 +1,331 @@
+"""How good the scoring gates are: how often they err at their margin, and how fast they ask.
+
+    python tests/bench/gates.py [--trials N] [--docs] [errors] [speed]
+
+``errors`` simulates candidates that do exactly as much harm as the margin allows (a gate errs when
+it passes one) and candidates that do none (its power). ``speed`` asks a few-shot task of MMLU's
+shape, of the demo model, through our scorer and through lm-eval's own ``hf`` model, in turns.
+Prints Markdown tables; ``--docs`` writes them into docs/gates.md between its markers.
+"""
+
+import argparse
+import json
+import math
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from builders.gate import graded, power
+from builders.gate.intervals import Bounds, mean_bounds, tango_bounds
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs" / "gates.md"
+DEMO = ROOT / "demo"
+CONFIDENCE, SEED, ROUNDS = 0.95, 20261124, 3
+SUBJECTS, SHOTS, QUESTIONS = 4, 5, 95
+
+
+@dataclass(frozen=True)
+class Case:
+    """One gate in one situation: ``draw`` bounds a candidate of so much true harm."""
+
+    gate: str
+    units: int
+    about: str
+    margin: float
+    draw: Callable[[random.Random, float], Bounds]
+    exact: float | None = None
+
+
+def flips(units: int, share: float) -> Callable[[random.Random, float], Bounds]:
+    """Right or wrong items, each flipping by itself."""
+
+    def draw(dice: random.Random, harm: float) -> Bounds:
+        lost = (share + harm) / 2
+        values = [
+            1 if (chance := dice.random()) < lost else -1 if chance < share else 0
+            for _ in range(units)
+        ]
+        return tango_bounds(values, confidence=CONFIDENCE)
+
+    return draw
+
+
+def subjects(groups: int, each: int, share: float, spread: float):
+    """Items in subjects, some of which are harmed more than others."""
+
+    def draw(dice: random.Random, harm: float) -> Bounds:
+        values, names = [], []
+        for group in range(groups):
+            own = min(max(harm + dice.gauss(0, spread), -share), share)
+            for _ in range(each):
+                chance = dice.random()
+                values.append(1 if chance < (share + own) / 2 else -1 if chance < share else 0)
+                names.append(group)
+        return tango_bounds(values, confidence=CONFIDENCE, clusters=names)
+
+    return draw
+
+
+def windows(documents: int, each: int, *, lean: float = 0.0, shared: float = 0.0):
+    """Windows' log-ratios: each leans on the last, and a document's share something."""
+    spread = 0.0131  # of a window, FP8 on a model of 9M parameters
+
+    def draw(dice: random.Random, harm: float) -> Bounds:
+        values, names, last = [], [], 0.0
+        for document in range(documents):
+            common = dice.gauss(0, spread * shared)
+            for _ in range(each):
+                last = lean * last + math.sqrt(1 - lean * lean) * dice.gauss(0, spread)
+                values.append(math.log1p(harm) + common + last)
+                names.append(document)
+        return mean_bounds(values, confidence=CONFIDENCE, clusters=names, series=True)
+
+    return draw
+
+
+def shares(units: int, samples: int, changed: float):
+    """Prompts asked several times: of some the share of right answers moves."""
+
+    def draw(dice: random.Random, harm: float) -> Bounds:
+        worse = (changed + harm * samples / ((samples + 1) / 2)) / 2
+        values = []
+        for _ in range(units):
+            chance, size = dice.random(), dice.randint(1, samples) / samples
+            values.append(size if chance < worse else -size if chance < changed else 0.0)
+        return graded.bounds(values, confidence=CONFIDENCE)
+
+    return draw
+
+
+def pairs(count: int, spread: float):
+    """Pairs of load runs, by their log-ratios."""
+
+    def draw(dice: random.Random, harm: float) -> Bounds:
+        values = [math.log1p(harm) + dice.gauss(0, spread) for _ in range(count)]
+        return mean_bounds(values, confidence=CONFIDENCE)
+
+    return draw
+
+
+def cases() -> Iterator[Case]:
+    """Every situation of the tables."""
+    for units, share, margin in (
+        (50, 0.10, 0.05), (200, 0.06, 0.02), (400, 0.05, 0.05), (1000, 0.05, 0.01),
+        (3200, 0.05, 0.01), (14042, 0.05, 0.01),
+    ):  # fmt: skip
+        yield Case(
+            "accuracy", units, f"{share:.0%} of the items flip", margin, flips(units, share),
+            power.binary(units, share, margin, CONFIDENCE),
+        )  # fmt: skip
+    yield Case("accuracy", 2850, "57 subjects, harmed unlike", 0.02, subjects(57, 50, 0.08, 0.02))
+    for about, documents, each, options in (
+        ("independent", 60, 1, {}),
+        ("independent, 20 documents", 20, 14, {}),
+        ("neighbours alike (0.3)", 60, 1, {"lean": 0.3}),
+        ("neighbours alike (0.3)", 280, 1, {"lean": 0.3}),
+        ("40 documents of 7, each alike", 40, 7, {"shared": 0.7}),
+    ):
+        draw = windows(documents, each, **options)
+        yield Case("perplexity", documents * each, about, 0.01, draw)
+    yield Case("prompts", 200, "one answer each, 6 % flip", 0.02, flips_graded(200, 0.06))
+    yield Case("prompts", 400, "four answers each, 20 % move", 0.05, shares(400, 4, 0.20))
+    yield Case("latency", 8, "pairs scatter by 4 %", 0.05, pairs(8, 0.04))
+    yield Case("latency", 16, "pairs scatter by 4 %", 0.05, pairs(16, 0.04))
+
+
+def flips_graded(units: int, share: float):
+    """Right or wrong answers, bounded as the prompts gate does."""
+
+    def draw(dice: random.Random, harm: float) -> Bounds:
+        lost = (share + harm) / 2
+        chances = [dice.random() for _ in range(units)]
+        values = [1.0 if c < lost else -1.0 if c < share else 0.0 for c in chances]
+        return graded.bounds(values, confidence=CONFIDENCE)
+
+    return draw
+
+
+def passes(case: Case, harm: float, trials: int) -> float:
+    """Return how often a candidate of this true harm passes."""
+    dice = random.Random(f"{SEED} {case.gate} {case.units} {case.about} {harm}")
+    limit = case.margin if case.gate in {"accuracy", "prompts"} else math.log1p(case.margin)
+    return sum(case.draw(dice, harm).high < limit for _ in range(trials)) / trials
+
+
+def errors(trials: int) -> str:
+    """Return the table of errors at the margin and of power at no harm."""
+    lines = [
+        (
+            f"{trials:,} trials each, seed {SEED}; nominal 5 %, a simulated share of 5 % is"
+            f" uncertain by ±{196 * math.sqrt(0.0475 / trials):.1f} points."
+        ),
+        "",
+        "| gate | units | situation | margin | passes at the margin | passes at no harm | exact |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for case in cases():
+        wrong, right = (passes(case, harm, trials) for harm in (case.margin, 0.0))
+        exact = f"{case.exact:.1%}" if case.exact is not None else "—"
+        lines.append(
+            f"| {case.gate} | {case.units:,} | {case.about} | {case.margin:.1%} | {wrong:.1%} |"
+            f" {right:.1%} | {exact} |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def few_shot(folder: Path) -> None:
+    """Write a task of MMLU's shape from the demo's items: subjects, five shots, four letters."""
+    lines = (DEMO / "data" / "choices.jsonl").read_text().splitlines()
+    items = [json.loads(line) for line in lines]
+    for subject in range(SUBJECTS):
+        own = items[subject * len(items) // SUBJECTS :][: SHOTS + QUESTIONS]
+        rows = [
+            {"question": i["context"][-220:], "choices": [c[:60] for c in i["choices"]],
+             "answer": i["answer"]} for i in own
+        ]  # fmt: skip
+        for name, part in (("dev", rows[:SHOTS]), ("test", rows[SHOTS:])):
+            text = "".join(f"{json.dumps(row)}\n" for row in part)
+            (folder / f"{name}{subject}.jsonl").write_text(text)
+        (folder / f"shaped_{subject}.yaml").write_text(
+            f"task: shaped_{subject}\ndataset_path: json\ndataset_kwargs:\n  data_files:\n"
+            f"    test: {folder}/test{subject}.jsonl\n    dev: {folder}/dev{subject}.jsonl\n"
+            "test_split: test\nfewshot_split: dev\nfewshot_config: {sampler: first_n}\n"
+            "output_type: multiple_choice\n"
+            'doc_to_text: "{{question.strip()}}\\nA. {{choices[0]}}\\nB. {{choices[1]}}\\n'
+            'C. {{choices[2]}}\\nD. {{choices[3]}}\\nAnswer:"\n'
+            'doc_to_choice: ["A", "B", "C", "D"]\ndoc_to_target: answer\n'
+            "metric_list: [{metric: acc}]\n"
+        )
+    names = "".join(f"  - shaped_{subject}\n" for subject in range(SUBJECTS))
+    (folder / "shaped.yaml").write_text(f"group: shaped\ntask:\n{names}")
+
+
+def timed(work: Callable[[], object]) -> tuple[float, float, object]:
+    """Return wall and processor seconds, and what the work returned."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    made = work()
+    return time.perf_counter() - wall, time.process_time() - cpu, made
+
+
+def speed(_trials: int) -> str:
+    """Return the table of our scorer's time against lm-eval's own model, in turns."""
+    os.environ |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
+    import torch
+
+    from builders.engine import EngineSettings, build
+    from builders.engine.embedded.model import Embedded
+    from builders.formats import Format
+    from builders.gate import accuracy, harness
+    from builders.parse import Table
+    from builders.progress import silent
+
+    torch.set_num_threads(2)
+    lines = [
+        (
+            f"{SUBJECTS} subjects of {QUESTIONS} questions, {SHOTS} shots; median of {ROUNDS}"
+            " rounds in turns, 2 threads; lm-eval's `hf` at batch size 8."
+        ),
+        "",
+        (
+            "| weights | ours, wall | ours, CPU | `hf`, wall | `hf`, CPU | faster, wall |"
+            " faster, CPU | same answers | largest difference |"
+        ),
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        few_shot(folder)
+        table = Table({"task": "shaped.yaml", "shots": SHOTS}, place="bench")
+        settings = accuracy.parse(table, beside=folder, confidence=CONFIDENCE)
+        for dtype in (Format.FP32, Format.BF16):
+            engine = folder / dtype.value
+            engine.mkdir()
+            chosen = EngineSettings(context=2048, concurrency=1, dtype=dtype)
+            build("embedded", DEMO / "model", chosen, engine, silent)
+            with Embedded.load(engine, device="cpu") as model:
+                rounds = [
+                    (timed(lambda model=model: harness.ask(model, settings, silent)),
+                     timed(lambda dtype=dtype: theirs(folder, dtype)))
+                    for _ in range(ROUNDS)
+                ]  # fmt: skip
+            lines.append(compared(dtype.value, rounds))
+            print(lines[-1], file=sys.stderr, flush=True)
+    return "\n".join(lines)
+
+
+def theirs(folder: Path, dtype: object) -> dict[str, dict]:
+    """Ask lm-eval's own model, loading not counted twice: it is kept between rounds."""
+    import torch
+    from lm_eval import simple_evaluate
+    from lm_eval.tasks import TaskManager
+
+    if dtype not in MODELS:
+        from lm_eval.models.huggingface import HFLM
+
+        kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype.value]
+        MODELS[dtype] = HFLM(pretrained=str(DEMO / "model"), dtype=kind, batch_size=8, device="cpu")
+    found = simple_evaluate(
+        MODELS[dtype], tasks=["shaped"], num_fewshot=SHOTS, bootstrap_iters=0, log_samples=True,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+    )  # fmt: skip
+    return {
+        f"{name}/{one['doc_id']}": one for name, all_ in found["samples"].items() for one in all_
+    }
+
+
+MODELS: dict[object, object] = {}
+
+
+def compared(name: str, rounds: list) -> str:
+    """Return a line of the table."""
+    ours, hf = zip(*rounds, strict=True)
+    wall, cpu, hf_wall, hf_cpu = (
+        median(one[at] for one in side) for side in (ours, hf) for at in (0, 1)
+    )
+    mine, other = ours[-1][2], hf[-1][2]
+    same = sum(other[one["unit"]]["acc"] == one["right"] for one in mine)
+    apart = max(
+        abs(float(value) - own)
+        for one in mine
+        for (value, _), own in zip(
+            other[one["unit"]]["filtered_resps"], one["loglikelihoods"], strict=True
+        )
+    )
+    return (
+        f"| {name} | {wall:.1f} s | {cpu:.1f} s | {hf_wall:.1f} s | {hf_cpu:.1f} s |"
+        f" {hf_wall / wall:.1f}× | {hf_cpu / cpu:.1f}× | {same} of {len(mine)} | {apart:.2g} |"
+    )
+
+
+def main() -> None:
+    """Make the tables that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tables", nargs="*", choices=["errors", "speed", []])
+    parser.add_argument("--trials", type=int, default=4000)
+    parser.add_argument("--docs", action="store_true")
+    asked = parser.parse_args()
+    for name in asked.tables or ["errors", "speed"]:
+        text = {"errors": errors, "speed": speed}[name](asked.trials)
+        print(text)
+        if asked.docs:
+            page, count = re.subn(
+                rf"(<!-- bench:{name} -->\n).*?(<!-- end:{name} -->)",
+                lambda match, text=text: f"{match[1]}{text}\n{match[2]}",
+                DOCS.read_text(encoding="utf-8"),
+                flags=re.DOTALL,
+            )
+            assert count == 1, name
+            DOCS.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
