@@ -26,14 +26,40 @@ class Unreached(Enum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibration:
-    """The texts that set static scales: files (JSONL), sample count, tokens a sample, seed."""
+class HubTexts:
+    """Texts of a data set on the hub at one commit: a JSON-lines file of it, or a split."""
 
-    files: tuple[Path, ...] = ()
+    hub_id: str
+    revision: str
+    file: str = ""
+    config: str = ""
+    split: str = "train"
+    column: str = ""
+
+    @property
+    def name(self) -> str:
+        """What it is, in short."""
+        return f"{self.hub_id}@{self.revision[:8]}/{self.file or self.split}"
+
+
+Texts = Path | HubTexts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """The texts that set static scales, how many of them, tokens of each, and the seed.
+
+    ``weights`` are the shares that ``files`` have of the samples (none: all texts alike).
+    ``overlap`` is the share of the evaluation's runs of words that may stand in them by chance.
+    """
+
+    files: tuple[Texts, ...] = ()
+    weights: tuple[float, ...] = ()
     samples: int = 512
     length: int = 512
     seed: int = 0
     unreached: Unreached = Unreached.EXPLAIN
+    overlap: float = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,17 +1,24 @@
 """`release.toml`: what a user asks for, parsed once, every key with a default but the model."""
 
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
+from urllib.parse import parse_qsl
 
 from builders.errors import UsageError
 from builders.formats import Format
 from builders.parse import Table, read_toml
-from builders.recipe import Calibration, Unreached
+from builders.recipe import Calibration, HubTexts, Texts, Unreached
 from builders.tiers import tier
 
+_HUB: Final = re.compile(
+    r"hub:(?P<hub_id>[\w.-]+/[\w.-]+)@(?P<revision>[0-9a-f]{40})"
+    r"(?:/(?P<file>[^\s?]+\.jsonl)|\?(?P<query>\S+))"
+)
+_HUB_KEYS: Final = frozenset({"config", "split", "column"})
 RUNTIMES: Final = ("embedded", "trtllm", "vllm")
 KV_CACHE: Final = {
     "none": Format.BF16,
@@ -146,16 +153,47 @@ def _quantize(table: Table, base: Path) -> Quantize:
                 hint="leave it out to take the recipe's own",
             )
         exclude = table.texts("exclude", ())
-        with table.table("calibration") as calibration:
-            corpus = Calibration(
-                files=tuple(base / name for name in calibration.texts("files", ())),
-                samples=calibration.whole("samples", 512, least=1),
-                length=calibration.whole("length", 512, least=1),
-                seed=calibration.whole("seed", 0),
-                unreached=calibration.choice("unreached", Unreached, Unreached.EXPLAIN),
-            )
+        corpus = _calibration(table.table("calibration"), base)
     kv_cache = KV_CACHE[dial] if dial else None
     return Quantize(recipe=recipe, kv_cache=kv_cache, exclude=exclude, calibration=corpus)
+
+
+def _calibration(table: Table, base: Path) -> Calibration:
+    with table:
+        files = tuple(_texts(name, base) for name in table.texts("files", ()))
+        weights = table.numbers("weights", ())
+        if weights and (len(weights) != len(files) or not sum(weights)):
+            raise UsageError(
+                f"{table.place}: quantize.calibration.weights has {len(weights)} numbers for "
+                f"{len(files)} files",
+                hint="give one weight for each file, in the same order, not all of them 0",
+            )
+        return Calibration(
+            files=files,
+            weights=weights,
+            samples=table.whole("samples", 512, least=1),
+            length=table.whole("length", 512, least=1),
+            seed=table.whole("seed", 0),
+            unreached=table.choice("unreached", Unreached, Unreached.EXPLAIN),
+            overlap=table.number("overlap", 0.01),
+        )
+
+
+def _texts(name: str, base: Path) -> Texts:
+    """Read a path, or ``hub:`` with data set, pinned commit, and a file or a split of it."""
+    if not name.startswith("hub:"):
+        return base / name
+    found = _HUB.fullmatch(name)
+    given = dict(parse_qsl(found["query"] or "", keep_blank_values=True)) if found else {}
+    if not found or bool(found["file"]) == bool(given) or given.keys() - _HUB_KEYS:
+        raise UsageError(
+            f"quantize.calibration.files: {name} names no pinned file or split",
+            hint="hub:ORG/NAME@<commit of 40 hex digits>/FILE.jsonl, or "
+            "hub:ORG/NAME@<commit>?split=train&config=…&column=text",
+        )
+    return HubTexts(
+        hub_id=found["hub_id"], revision=found["revision"], file=found["file"] or "", **given
+    )
 
 
 def _target(table: Table) -> Target:

@@ -4,6 +4,7 @@ import pytest
 
 from builders.errors import UsageError
 from builders.formats import Format
+from builders.recipe import HubTexts, Unreached
 from builders.spec import Spec
 
 
@@ -79,3 +80,45 @@ def test_a_missing_file_is_named(tmp_path):
 def test_an_override_cannot_smuggle_in_a_second_key(tmp_path):
     spec = read(tmp_path, '[model]\npath = "m"\n', 'serve.name="a"\nother = 1')
     assert spec.serve.name == '"a"\nother = 1'
+
+
+def calibration(tmp_path, *lines):
+    text = '[model]\npath = "m"\n[quantize.calibration]\n' + "\n".join(lines)
+    return read(tmp_path, text).quantize.calibration
+
+
+def test_calibration_files_have_weights_and_may_lie_on_the_hub(tmp_path):
+    commit = "0123456789" * 4
+    found = calibration(
+        tmp_path,
+        f'files = ["a.jsonl", "hub:org/d@{commit}/b.jsonl",'
+        f' "hub:org/d@{commit}?split=test&config=en&column=question"]',
+        "weights = [3, 1.5, 0]",
+        'unreached = "fail"',
+        "overlap = 0",
+    )
+    assert found.files == (
+        tmp_path / "a.jsonl",
+        HubTexts(hub_id="org/d", revision=commit, file="b.jsonl"),
+        HubTexts(hub_id="org/d", revision=commit, split="test", config="en", column="question"),
+    )
+    assert (found.weights, found.unreached, found.overlap) == ((3, 1.5, 0), Unreached.FAIL, 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "what"),
+    [
+        (['files = ["a.jsonl"]', "weights = [1, 2]"], "weights has 2 numbers for 1 files"),
+        (['files = ["a.jsonl"]', "weights = [0]"], "weights has 1 numbers for 1 files"),
+        (['files = ["a.jsonl"]', "weights = [-1]"], "weights.0 must be a finite number"),
+        (['files = ["a.jsonl"]', 'weights = ["1"]'], "weights.0 must be a number"),
+        (['files = ["a.jsonl"]', "weights = 1"], "weights must be a list of numbers"),
+        (['files = ["hub:org/d@main/b.jsonl"]'], "names no pinned file or split"),
+        ([f'files = ["hub:org/d@{"a" * 40}/b.bin"]'], "names no pinned file or split"),
+        ([f'files = ["hub:org/d@{"a" * 40}?spilt=test"]'], "names no pinned file or split"),
+        (['unreached = "ignore"'], "is not one of explain, fail"),
+    ],
+)
+def test_a_mistake_in_the_calibration_is_named(tmp_path, lines, what):
+    with pytest.raises(UsageError, match=what):
+        calibration(tmp_path, *lines)

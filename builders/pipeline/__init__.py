@@ -17,7 +17,7 @@ from builders.errors import PlanError, Refusal, ToolError
 from builders.gate import load, planning
 from builders.gate.policy import Policy
 from builders.gate.power import Suite
-from builders.pipeline import attempts, lanes, reporting
+from builders.pipeline import attempts, lanes, leaks, reporting
 from builders.pipeline.request import Request
 from builders.pipeline.stages import Side, Stages, Unmeasured, Watcher, outlook
 from builders.pipeline.subjects import Subjects
@@ -77,14 +77,13 @@ def stages(
         _inspect(resolved)
     if resolved.runtime.lane not in engine.BACKENDS:
         raise PlanError((_cannot_build(resolved),))
-    if is_needed(resolved.recipe):
-        Corpus.read(resolved.calibration)
     policy = Policy.read(resolved.policy) if judging else None
     store = Store.at(request.store or spec.store or request.home.store)
     if policy:
         policy.check()
         if refusals := planning.suite(policy, attempts.seen(store, resolved, policy)).refusals():
             raise PlanError(refusals)
+    leaks.check(resolved, policy, watcher.say)
     if policy and not dry:
         _refuse_to_measure(resolved, policy)
     if not dry:
@@ -250,6 +249,7 @@ def _seal(opened: Stages, judged: Judged, key: SigningKey) -> str:
         about={
             "checkpoint": resolved.checkpoint.path.name,
             "recipe": str(resolved.recipe),
+            "calibration": _calibrated(resolved),
             "tier": resolved.tier.name,
             "runtime": resolved.runtime.name,
             "model": resolved.serve.name,
@@ -269,6 +269,14 @@ def _inspect(resolved: Plan) -> None:
             f"{resolved.checkpoint.path}: {first.where}: {first.what}",
             hint=f"enginesmith inspect {resolved.checkpoint.path}",
         )
+
+
+def _calibrated(resolved: Plan) -> str:
+    """Name the texts that set the scales: how many, how long at most, and their digest."""
+    if not is_needed(resolved.recipe):
+        return "none"
+    texts = Corpus.read(resolved.calibration)
+    return f"{texts.documents} texts of up to {texts.length} tokens, sha256:{texts.digest}"
 
 
 def _cannot_build(resolved: Plan) -> Refusal:

@@ -2,21 +2,27 @@
 
 import hashlib
 import heapq
+import importlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Protocol, Self, cast
 
 from builders.bundle import canonical, fingerprint
-from builders.errors import UsageError
+from builders.errors import ToolError, UsageError
 from builders.parse import nearest
-from builders.recipe import Calibration, Recipe, Unreached
+from builders.recipe import Calibration, HubTexts, Recipe, Texts, Unreached
 
 Messages = tuple[tuple[str, str], ...]
 Batches = tuple[tuple[Sequence[int], ...], ...]
 
 _HINT: Final = 'one JSON object a line: {"text": "…"} or {"messages": [{"role", "content"}]}'
+# Of a split on the hub so many rows are read for each one that is chosen, and no more.
+_OVERSAMPLED: Final = 20
+_LEAST_ROWS: Final = 1000
 _STEP: Final = 8  # rows are cut to a multiple of this, so that rows of equal length are common
 
 
@@ -53,7 +59,8 @@ class Corpus:
         """Validate every line, then choose ``samples`` distinct documents by the seed.
 
         The choice takes the documents whose hash with the seed is smallest: it does not depend on
-        the order of lines or files. Fewer documents than asked are all taken; `documents` says how
+        the order of lines or files. With weights each file gives its share, and what a small file
+        lacks comes from the others. Fewer documents than asked are all taken; `documents` says how
         many there are. None at all is an error.
         """
         if not calibration.files:
@@ -61,12 +68,10 @@ class Corpus:
                 "this recipe needs calibration texts, and quantize.calibration.files names none",
                 hint=f"name a JSONL file, {_HINT}",
             )
-        distinct = _distinct(calibration.files, calibration.seed)
-        smallest = heapq.nsmallest(calibration.samples, distinct, key=lambda pair: pair[0])
-        if not smallest:
-            names = ", ".join(str(file) for file in calibration.files)
+        chosen = _weighted(calibration) if calibration.weights else _pooled(calibration)
+        if not chosen:
+            names = ", ".join(str(getattr(file, "name", file)) for file in calibration.files)
             raise UsageError(f"{names}: no calibration documents", hint=_HINT)
-        chosen = tuple(document for _, document in smallest)
         return cls(
             chosen=chosen,
             length=calibration.length,
@@ -109,19 +114,75 @@ def bucket(rows: Iterable[Sequence[int]], *, tokens: int) -> Batches:
     return tuple(batches)
 
 
-def _distinct(files: Iterable[Path], seed: int) -> Iterator[tuple[bytes, Document]]:
-    """Yield each distinct document once, with the hash that decides whether it is chosen."""
+Ranked = tuple[bytes, Document]
+
+
+def _pooled(calibration: Calibration) -> tuple[Document, ...]:
+    """Choose from all files as if they were one."""
     seen: set[bytes] = set()
-    salt = str(seed).encode() + b"\0"
-    for file in files:
-        for document in _documents(file):
-            rank = hashlib.sha256(salt + canonical(document.content)).digest()
-            if rank not in seen:
-                seen.add(rank)
-                yield rank, document
+    found = (pair for file in calibration.files for pair in _distinct(file, calibration, seen))
+    return _smallest(found, calibration.samples)
 
 
-def _documents(file: Path) -> Iterator[Document]:
+def _weighted(calibration: Calibration) -> tuple[Document, ...]:
+    """Choose each file's share of the samples from it, then fill up from what is left of all."""
+    seen: set[bytes] = set()
+    total, given = sum(calibration.weights), 0
+    chosen: list[Ranked] = []
+    left: list[Ranked] = []
+    for file, share in zip(calibration.files, accumulate(calibration.weights), strict=True):
+        until = round(calibration.samples * share / total)
+        found = heapq.nsmallest(
+            calibration.samples, _distinct(file, calibration, seen), key=itemgetter(0)
+        )
+        chosen += found[: until - given]
+        left += found[until - given :]
+        given = until
+    chosen += heapq.nsmallest(calibration.samples - len(chosen), left, key=itemgetter(0))
+    return tuple(document for _, document in sorted(chosen, key=itemgetter(0)))
+
+
+def _smallest(pairs: Iterable[Ranked], count: int) -> tuple[Document, ...]:
+    return tuple(document for _, document in heapq.nsmallest(count, pairs, key=itemgetter(0)))
+
+
+def _distinct(file: Texts, calibration: Calibration, seen: set[bytes]) -> Iterator[Ranked]:
+    """Yield each document not seen yet, with the hash that decides whether it is chosen."""
+    salt = str(calibration.seed).encode() + b"\0"
+    for document in documents(_local(file, calibration)):
+        rank = hashlib.sha256(salt + canonical(document.content)).digest()
+        if rank not in seen:
+            seen.add(rank)
+            yield rank, document
+
+
+class Hub(Protocol):
+    """What fetches texts from the hub, loaded when some lie there."""
+
+    def fetch_file(self, hub_id: str, revision: str, file: str) -> Path:
+        """Return a file's place on this machine."""
+
+    def rows(self, texts: HubTexts, *, count: int) -> Path:
+        """Return a JSON-lines file with the first texts of a split."""
+
+
+def _local(texts: Texts, calibration: Calibration) -> Path:
+    if isinstance(texts, Path):
+        return texts
+    try:
+        hub = cast("Hub", importlib.import_module("builders.hub"))
+    except ImportError as error:
+        raise ToolError(
+            f"{texts.name}: nothing here fetches from the hub: {error}",
+            hint="pip install 'enginesmith[eval]', or name a local JSON-lines file",
+        ) from error
+    if texts.file:
+        return hub.fetch_file(texts.hub_id, texts.revision, texts.file)
+    return hub.rows(texts, count=max(_LEAST_ROWS, _OVERSAMPLED * calibration.samples))
+
+
+def documents(file: Path) -> Iterator[Document]:
+    """Read and validate a JSON-lines file, line by line."""
     try:
         with file.open("rb") as lines:
             for number, line in enumerate(lines, start=1):

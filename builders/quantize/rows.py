@@ -6,6 +6,7 @@ from transformers import AutoTokenizer
 
 from builders.checkpoint import Checkpoint
 from builders.errors import UsageError
+from builders.quantize import chat
 from builders.quantize.calibration import Corpus, Document
 from builders.quantize.loading import FAILURES, first_line
 
@@ -22,7 +23,12 @@ def tokenize(checkpoint: Checkpoint, corpus: Corpus, *, vocabulary: int) -> list
             hint="copy the tokenizer files of the original model beside the weights",
         ) from error
     length = min(corpus.length, checkpoint.context)
-    rows = [_tokens(tokenizer, document, length) for document in corpus.chosen]
+    told = [document for document in corpus.chosen if document.messages]
+    rendered = dict(zip(map(id, told), chat.render(checkpoint, told), strict=True))
+    rows = [
+        _tokens(tokenizer, rendered.get(id(document)), document, length)
+        for document in corpus.chosen
+    ]
     largest = max((max(row) for row in rows if row), default=-1)
     if largest < 0:
         raise UsageError("the calibration texts have no tokens", hint="give longer texts")
@@ -35,19 +41,12 @@ def tokenize(checkpoint: Checkpoint, corpus: Corpus, *, vocabulary: int) -> list
     return rows
 
 
-def _tokens(tokenizer: Any, document: Document, length: int) -> list[int]:  # noqa: ANN401
-    text, special = document.text, True
-    if document.messages:
-        messages = [{"role": role, "content": content} for role, content in document.messages]
-        try:
-            text = tokenizer.apply_chat_template(messages, tokenize=False)
-        except Exception as error:  # the template is a program of the checkpoint's author
-            raise UsageError(
-                f"{document.place}: the chat template refuses these messages: {first_line(error)}",
-                hint="templates usually want user and assistant in turn",
-            ) from error
-        special = False
+def _tokens(tokenizer: Any, rendered: str | None, document: Document, length: int) -> list[int]:  # noqa: ANN401
+    """Tokenize a text; a rendered conversation has the special tokens that it wants already."""
     ids: list[int] = tokenizer(
-        text, truncation=True, max_length=length, add_special_tokens=special
+        document.text if rendered is None else rendered,
+        truncation=True,
+        max_length=length,
+        add_special_tokens=rendered is None,
     )["input_ids"]
     return ids

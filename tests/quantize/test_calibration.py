@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builders import recipe as recipes
-from builders.errors import UsageError
+from builders.errors import ToolError, UsageError
 from builders.formats import Format
 from builders.quantize.calibration import Corpus, bucket, is_needed
-from builders.recipe import Calibration
+from builders.recipe import Calibration, HubTexts
 
 
 def write(path, *lines):
@@ -20,8 +20,8 @@ def write(path, *lines):
     return path
 
 
-def read(*files, samples=512, length=512, seed=0):
-    return Corpus.read(Calibration(files=files, samples=samples, length=length, seed=seed))
+def read(*files, **settings):
+    return Corpus.read(Calibration(files=files, **settings))
 
 
 def texts(corpus):
@@ -141,3 +141,75 @@ def test_batches_hold_rows_of_one_length_and_lose_fewer_than_eight_tokens_a_row(
     assert [len(batch[0]) for batch in batches] == sorted(
         (len(batch[0]) for batch in batches), reverse=True
     )
+
+
+def numbered(tmp_path, name, count):
+    return write(tmp_path / f"{name}.jsonl", *({"text": f"{name} {n}"} for n in range(count)))
+
+
+def shares(corpus):
+    return {name: sum(name in text for text in texts(corpus)) for name in ("code", "chat")}
+
+
+def test_each_file_gives_its_share_of_the_samples(tmp_path):
+    code, chat = numbered(tmp_path, "code", 90), numbered(tmp_path, "chat", 90)
+    assert shares(read(code, chat, samples=40, weights=(3, 1))) == {"code": 30, "chat": 10}
+    assert shares(read(code, chat, samples=7, weights=(1, 1))) == {"code": 4, "chat": 3}
+    assert shares(read(code, chat, samples=40, weights=(1, 0))) == {"code": 40, "chat": 0}
+
+
+def test_what_a_small_file_lacks_comes_from_the_others(tmp_path):
+    code, chat = numbered(tmp_path, "code", 5), numbered(tmp_path, "chat", 90)
+    found = read(code, chat, samples=40, weights=(3, 1))
+    assert shares(found) == {"code": 5, "chat": 35}
+    assert read(code, chat, samples=500, weights=(3, 1)).documents == 95
+
+
+def test_a_text_in_two_files_counts_for_the_first(tmp_path):
+    code, same = numbered(tmp_path, "code", 10), write(tmp_path / "s.jsonl", {"text": "code 3"})
+    assert read(code, same, samples=20, weights=(1, 1)).documents == 10
+
+
+def test_weighted_choices_depend_on_the_seed_but_not_on_the_order_of_lines(tmp_path):
+    code, chat = numbered(tmp_path, "code", 50), numbered(tmp_path, "chat", 50)
+    one = read(code, chat, samples=10, weights=(1, 4))
+    lines = code.read_text().splitlines()[::-1]
+    code.write_text("".join(line + "\n" for line in lines))
+    assert texts(one) == texts(read(code, chat, samples=10, weights=(1, 4)))
+    assert texts(one) != texts(read(code, chat, samples=10, weights=(1, 4), seed=1))
+
+
+def test_a_split_of_the_hub_is_streamed_once_and_kept(tmp_path, monkeypatch):
+    """A folder of the data set's name stands in for the hub: datasets reads it the same way."""
+    pytest.importorskip("datasets")
+    folder = tmp_path / "org" / "texts"
+    folder.mkdir(parents=True)
+    write(folder / "train.jsonl", *({"text": f"row {n}", "id": n} for n in range(30)))
+    monkeypatch.chdir(tmp_path)
+    source = HubTexts(hub_id="org/texts", revision="a" * 40)
+    first = read(source, samples=5)
+    assert first.documents == 5
+    (folder / "train.jsonl").unlink()
+    assert texts(read(source, samples=5)) == texts(first)
+
+
+def test_what_the_hub_does_not_give_is_named_with_the_next_step():
+    pytest.importorskip("datasets")
+    with pytest.raises(ToolError, match="org/none@bbbbbbbb/train could not be read") as caught:
+        read(HubTexts(hub_id="org/none", revision="b" * 40))
+    assert "local JSON-lines file" in caught.value.hint
+    with pytest.raises(ToolError, match=r"org/none@bbbbbbbb/a\.jsonl could not be fetched"):
+        read(HubTexts(hub_id="org/none", revision="b" * 40, file="a.jsonl"))
+
+
+def test_a_column_that_is_not_there_is_named(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    folder = tmp_path / "org" / "odd"
+    folder.mkdir(parents=True)
+    write(folder / "train.jsonl", {"question": "why?"})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="has no column 'text or messages'") as caught:
+        read(HubTexts(hub_id="org/odd", revision="c" * 40))
+    assert "question" in caught.value.hint
+    named = HubTexts(hub_id="org/odd", revision="c" * 40, column="question")
+    assert texts(read(named)) == ["why?"]
