@@ -125,6 +125,7 @@ class Plan:
             "baseline": self.baseline.identity,
             "calibration": {
                 "files": [path.name for path in self.calibration.files],
+                "weights": list(self.calibration.weights),
                 "samples": self.calibration.samples,
                 "length": self.calibration.length,
                 "seed": self.calibration.seed,
