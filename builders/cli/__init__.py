@@ -40,6 +40,7 @@ COMMANDS: Final = {
     "tiers": "List the GPU tiers: what each multiplies, and the recipes it takes.",
     "matrix-of-support": "Say what works: tier, recipe, runtime, version, and why not.",
     "recommend": "Recommend a recipe for a checkpoint and a tier, and say why.",
+    "cache": "Say what the store would reuse, and why not.",
     "env": "Make, list or remove the environments that some quantizers need.",
     "doctor": "Say what is installed, what is missing, and the line that mends it.",
 }

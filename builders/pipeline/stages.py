@@ -25,6 +25,7 @@ from builders.pipeline.versions import code, versions
 from builders.plan import Plan
 from builders.progress import Progress
 from builders.quantize.calibration import Corpus, is_needed
+from builders.recipe import Recipe
 from builders.store import Stage, Store
 from builders.verdict import Verdict
 
@@ -126,7 +127,7 @@ class Stages:
         corpus = Corpus.read(plan.calibration).digest if is_needed(plan.recipe) else ""
         inputs = {
             "checkpoint": content_of(plan.checkpoint),
-            "recipe": plain(plan.recipe),
+            "recipe": _worked(plan.recipe),
             "calibration": corpus,
             "code": code("quantize", "autopsy", "numerics"),
             "versions": versions("torch", "transformers", *quantize.libraries(plan.recipe)),
@@ -314,6 +315,12 @@ def outlook(stages: Stages) -> dict[str, str]:
         except WouldRun as stage:
             seen.setdefault(stage.name, f"would run ({stage.why})")
     return dict.fromkeys(stages.done, "done before") | seen
+
+
+def _worked(recipe: Recipe) -> dict[str, Any]:
+    """Return what of a recipe does work: not what it says of itself."""
+    told = {"summary", "expects", "source"}
+    return {key: value for key, value in plain(recipe).items() if key not in told}
 
 
 def read_verdicts(stage: Stage) -> tuple[Verdict, ...]:

@@ -62,6 +62,15 @@ def test_a_dry_run_says_what_would_run_and_why(workshop):
     assert "would run (calibration" in out
 
 
+def test_the_cache_tells_why(workshop):
+    told = workshop.json("cache", "why", "demo/release.toml")["stages"]
+    assert set(told.values()) == {"done before"}
+    changed = ("--set", "serve.concurrency=3")
+    told = workshop.json("cache", "why", "demo/release.toml", *changed)["stages"]
+    assert told["quantize"] == "done before"
+    assert "settings.concurrency changed: 4 → 3" in told["build"]
+
+
 def test_what_was_promoted_verifies_and_shows_its_verdicts(workshop, first):
     verified = workshop.json("verify", "cpu/stable")
     assert verified["release"] == first["release"]
