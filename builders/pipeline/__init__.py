@@ -57,7 +57,9 @@ def plan(request: Request) -> Plan:
     channels.refuse_name(spec.channel)
     baseline = Checkpoint.open(_local(spec.baseline)) if spec.baseline else None
     resolved = Plan.resolve(spec, Checkpoint.open(_local(spec.model)), baseline)
-    refusals = (*resolved.refusals(), *shape_refusals(resolved.checkpoint, resolved.recipe))
+    refusals = resolved.refusals()
+    if not resolved.imported:
+        refusals += shape_refusals(resolved.checkpoint, resolved.recipe)
     if refusals:
         raise PlanError(refusals)
     return resolved
