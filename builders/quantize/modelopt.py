@@ -22,7 +22,7 @@ from builders import files
 from builders.checkpoint import Checkpoint
 from builders.errors import BuildersError, ToolError
 from builders.progress import Progress
-from builders.quantize import emulation, loading, search
+from builders.quantize import declaration, emulation, loading, search
 from builders.quantize.calibration import Corpus
 from builders.quantize.configuration import config
 from builders.quantize.conversion import Conversion
@@ -30,6 +30,7 @@ from builders.quantize.experts import Reached
 from builders.quantize.loading import FAILURES, first_line
 from builders.quantize.loop import Loop, batched, is_of_weight, quantizers
 from builders.quantize.rows import tokenize
+from builders.quantize.shapes import kept
 from builders.recipe import Recipe, Unreached
 
 
@@ -45,6 +46,7 @@ def quantize(
         progress("export", 0, 1)
         with wrapped(f"ModelOpt could not export {recipe}"), writing(out):
             export_hf_checkpoint(model, export_dir=out)
+            declaration.complete(out, kept(checkpoint, recipe))
         progress("export", 1, 1)
 
 

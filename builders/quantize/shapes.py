@@ -68,6 +68,12 @@ def quantized(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, tuple[int, in
     return {name: s for name, s in matrices(checkpoint).items() if not is_kept(name, patterns)}
 
 
+def kept(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
+    """Return the modules with a matrix that this recipe leaves alone."""
+    taken = quantized(checkpoint, recipe)
+    return [name for name in matrices(checkpoint) if name not in taken]
+
+
 def shape_refusals(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...]:
     """Return why this checkpoint's layers cannot take this recipe; costs milliseconds."""
     layout = layout_of(recipe)

@@ -113,6 +113,40 @@ def tiny_qwen3(path: Path, *, seed: int = 0, **knobs) -> Path:
     return write_checkpoint(path, config, tensors, seed=seed)
 
 
+def tiny_gemma3(path: Path, *, seed: int = 0, **knobs) -> Path:
+    """Write a random Gemma 3: norms around each block, on queries and keys too; tied embeddings."""
+    sizes = Sizes(**({"tied": True} | knobs))
+    rope = {"rope_theta": 10000.0, "rope_type": "default"}
+    config = sizes.config("Gemma3ForCausalLM", "gemma3_text") | {
+        "hidden_activation": "gelu_pytorch_tanh",
+        "query_pre_attn_scalar": sizes.head_dim,
+        "sliding_window": sizes.context,
+        "layer_types": ["sliding_attention", "full_attention"] * (sizes.layers // 2),
+        "rope_parameters": {"full_attention": rope, "sliding_attention": rope},
+    }
+    del config["hidden_act"]
+    block = sizes.attention() | _query_key_norms(sizes) | sizes.mlp()
+    more = ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+    return write_checkpoint(
+        path, config, sizes.tensors(block | dict.fromkeys(more, (sizes.hidden,))), seed=seed
+    )
+
+
+def tiny_phi3(path: Path, *, seed: int = 0, **knobs) -> Path:
+    """Write a random Phi 3: queries, keys and values are one projection, gate and up another."""
+    sizes = Sizes(**knobs)
+    config = sizes.config("Phi3ForCausalLM", "phi3") | {"pad_token_id": 0}
+    del config["head_dim"]
+    fused = (sizes.heads + 2 * sizes.kv_heads) * sizes.head_dim
+    block = {
+        "self_attn.qkv_proj": (fused, sizes.hidden),
+        "self_attn.o_proj": (sizes.hidden, sizes.heads * sizes.head_dim),
+        "mlp.gate_up_proj": (2 * sizes.intermediate, sizes.hidden),
+        "mlp.down_proj": (sizes.hidden, sizes.intermediate),
+    }
+    return write_checkpoint(path, config, sizes.tensors(block), seed=seed)
+
+
 def tiny_mixtral(path: Path, *, seed: int = 0, experts: int = 4, **knobs) -> Path:
     """Write a random Mixtral: a router, and experts of which a token meets two."""
     sizes = Sizes(**knobs)
