@@ -31,7 +31,7 @@ def _isolate(home: Path) -> None:
         "HF_DATASETS_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
-        "CUDA_VISIBLE_DEVICES": "",
+        "CUDA_VISIBLE_DEVICES": os.environ.get("GPU_TESTS", ""),  # see tests/gpu
         "OMP_NUM_THREADS": "2",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads take 10 times longer on a busy machine
         "NO_PROXY": "127.0.0.1,localhost",

@@ -1,0 +1,118 @@
+"""vLLM loads what we write, and computes the perplexity that the embedded runtime foretells.
+
+Where the GPU lacks a format's arithmetic vLLM multiplies wide activations by narrow weights, so the
+embedded runtime is asked for that too, and the nearer of both is what vLLM is held to. Skipped
+without vLLM; the interpreter that has it may be named in ``VLLM_PYTHON``.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from builders.engine.embedded import formats
+from builders.engine.embedded.types import Sampling
+from gpu.cases import ALL, ANSWER, HERE, PROMPT
+
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("VLLM_PYTHON") and importlib.util.find_spec("vllm") is None,
+    reason="vLLM is not installed",
+)
+QUIET = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0", "TOKENIZERS_PARALLELISM": "false",
+}  # fmt: skip
+REFUSED = ("int4_awq", "int8_smoothquant")  # vLLM takes neither from ModelOpt
+TOLERANCE = 0.01  # of perplexity, relative
+# How a kernel without the format's own arithmetic reads the same tensors.
+WEIGHT_ONLY = {
+    "NVFP4": formats.READERS["W4A16_NVFP4"],
+    "MXFP8": formats.Reader(formats.READERS["MXFP8"].decode),
+}
+
+
+@pytest.fixture(scope="module")
+def by_vllm(exports, windows, tmp_path_factory):
+    """Score everything in vLLM, one process each, all at once."""
+    folder = tmp_path_factory.mktemp("vllm")
+    tasks = folder / "tasks.json"
+    prompts = [row[:PROMPT] for row in windows[:32]]
+    tasks.write_text(json.dumps({"windows": windows, "prompts": prompts, "answer": ANSWER}))
+    logs = os.environ.get("GPU_LOGS")
+
+    def one(item):
+        name, (path, kv) = item[0], (item[1].path, item[1].kv)
+        out = folder / f"{path.name}-{kv}.json"
+        program = [os.environ.get("VLLM_PYTHON", sys.executable), str(HERE / "vllm_scores.py")]
+        done = subprocess.run(
+            [*program, str(path), kv, str(tasks), str(out)], capture_output=True, text=True,
+            timeout=400, check=False,
+            env=os.environ | QUIET,
+        )  # fmt: skip
+        if logs:
+            log = Path(logs, f"vllm-{path.name}-{kv}.log")
+            log.write_text(done.stdout + done.stderr, encoding="utf-8")
+            if out.is_file():
+                shutil.copy(out, logs)
+        if not out.is_file():
+            return name, {"error": f"exit {done.returncode}: {done.stderr[-2000:]}"}
+        return name, json.loads(out.read_text())
+
+    with ThreadPoolExecutor() as pool:
+        return dict(pool.map(one, exports.items()))
+
+
+@contextmanager
+def weight_only():
+    kept = dict(formats.READERS)
+    formats.READERS.update(WEIGHT_ONLY)
+    try:
+        yield
+    finally:
+        formats.READERS.update(kept)
+
+
+def perplexity(model, windows):
+    return float(np.exp(-np.mean([s.logprobs.mean() for s in model.score(windows)])))
+
+
+def answers(model, prompts):
+    tickets, made = [], [[] for _ in prompts]
+    for prompt, tokens in zip(prompts, made, strict=True):
+        sampling = Sampling(max_tokens=ANSWER, ignore_eos=True)
+        sink = lambda chunk, to=tokens: to.extend(chunk.token_ids)  # noqa: E731
+        tickets.append(model.submit(prompt, sampling, sink))
+    assert all(ticket.wait(120) for ticket in tickets)
+    return made
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_vllm_agrees_with_the_embedded_runtime(export, by_vllm, engine, windows, report, name):
+    found = by_vllm[name]
+    if "error" in found:
+        report(test="vllm", export=name, error=found["error"][-400:])
+        assert name in REFUSED, found["error"]
+        return
+    theirs = float(np.exp(-np.mean(found["logprobs"])))
+    report(test="vllm", export=name, perplexity=theirs, version=found["vllm"])
+    with engine(export.path, export.kv, device="cuda", dtype="bf16") as model:
+        ours = perplexity(model, windows)
+        mine = answers(model, [row[:PROMPT] for row in windows[:32]])
+    with weight_only(), engine(export.path, export.kv, device="cuda", dtype="bf16") as model:
+        wide = perplexity(model, windows)
+    pairs = list(zip(mine, found["answers"], strict=True))
+    same = np.mean([a == b for x, y in pairs for a, b in zip(x, y, strict=True)])
+    eight = np.mean([x[:8] == y[:8] for x, y in pairs])
+    report(
+        test="agreement", export=name, vllm=theirs, embedded=ours, weight_only=wide,
+        same_tokens=float(same), same_first_eight=float(eight),
+    )  # fmt: skip
+    assert min(abs(theirs / ours - 1), abs(theirs / wide - 1)) < TOLERANCE
