@@ -11,7 +11,7 @@ from builders.bundle import fingerprint
 from builders.capacity import Capacity
 from builders.checkpoint import Checkpoint
 from builders.errors import Refusal
-from builders.recipe import Calibration, Recipe
+from builders.recipe import Calibration, Memory, Recipe
 from builders.spec import KV_CACHE, Serve, Spec
 from builders.tiers import Tier, tier
 
@@ -30,12 +30,16 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """Everything that a release will be made from, resolved; has a digest."""
+    """Everything that a release will be made from, resolved; has a digest.
+
+    ``memory`` is how the model is held while it is quantized, which changes nothing of what it is.
+    """
 
     checkpoint: Checkpoint
     baseline: Checkpoint
     recipe: Recipe
     calibration: Calibration
+    memory: Memory
     tier: Tier
     runtime: Runtime
     tp: int
@@ -68,6 +72,7 @@ class Plan:
             baseline=baseline or checkpoint,
             recipe=recipe,
             calibration=spec.quantize.calibration,
+            memory=spec.quantize.memory,
             tier=where,
             runtime=Runtime(name=name, version=version, lane=lane),
             tp=spec.target.tp,

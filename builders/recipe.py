@@ -25,6 +25,14 @@ class Unreached(Enum):
     FAIL = "fail"
 
 
+class Memory(Enum):
+    """How a model is held while it is quantized: whole, in pieces, or as it fits."""
+
+    AUTO = "auto"
+    RESIDENT = "resident"
+    STREAMED = "streamed"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubTexts:
     """Texts of a data set on the hub at one commit: a JSON-lines file of it, or a split."""

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 from builders.errors import UsageError
 from builders.formats import Format
 from builders.parse import Table, read_toml
-from builders.recipe import Calibration, HubTexts, Texts, Unreached
+from builders.recipe import Calibration, HubTexts, Memory, Texts, Unreached
 from builders.tiers import tier
 
 _HUB: Final = re.compile(
@@ -40,11 +40,12 @@ class Model:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quantize:
-    """The recipe by name or path, its KV cache dial (None: the recipe's own), exclusions."""
+    """The recipe, its KV cache dial (None: the recipe's own), exclusions, memory, texts."""
 
     recipe: str
     kv_cache: Format | None
     exclude: tuple[str, ...]
+    memory: Memory
     calibration: Calibration
 
 
@@ -153,9 +154,12 @@ def _quantize(table: Table, base: Path) -> Quantize:
                 hint="leave it out to take the recipe's own",
             )
         exclude = table.texts("exclude", ())
+        memory = table.choice("memory", Memory, Memory.AUTO)
         corpus = _calibration(table.table("calibration"), base)
     kv_cache = KV_CACHE[dial] if dial else None
-    return Quantize(recipe=recipe, kv_cache=kv_cache, exclude=exclude, calibration=corpus)
+    return Quantize(
+        recipe=recipe, kv_cache=kv_cache, exclude=exclude, memory=memory, calibration=corpus
+    )
 
 
 def _calibration(table: Table, base: Path) -> Calibration:

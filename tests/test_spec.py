@@ -4,7 +4,7 @@ import pytest
 
 from builders.errors import UsageError
 from builders.formats import Format
-from builders.recipe import HubTexts, Unreached
+from builders.recipe import HubTexts, Memory, Unreached
 from builders.spec import Spec
 
 
@@ -122,3 +122,11 @@ def test_calibration_files_have_weights_and_may_lie_on_the_hub(tmp_path):
 def test_a_mistake_in_the_calibration_is_named(tmp_path, lines, what):
     with pytest.raises(UsageError, match=what):
         calibration(tmp_path, *lines)
+
+
+def test_memory_is_auto_unless_said(tmp_path):
+    model = '[model]\npath = "m"\n'
+    assert read(tmp_path).quantize.memory is Memory.AUTO
+    assert read(tmp_path, model, "quantize.memory=streamed").quantize.memory is Memory.STREAMED
+    with pytest.raises(UsageError, match="is not one of auto, resident, streamed"):
+        read(tmp_path, model, "quantize.memory=disk")

@@ -25,6 +25,7 @@ from builders.pipeline.versions import code, versions
 from builders.plan import Plan
 from builders.progress import Progress
 from builders.quantize.calibration import Corpus, is_needed
+from builders.quantize.memory import Workspace
 from builders.recipe import Recipe
 from builders.store import Stage, Store
 from builders.verdict import Verdict
@@ -133,9 +134,14 @@ class Stages:
             "versions": versions("torch", "transformers", *quantize.libraries(plan.recipe)),
         }
 
+        scratch = self.store.root / "unfinished" / fingerprint(inputs)
+        workspace = Workspace(memory=plan.memory, scratch=scratch)
+
         def work(out: Path) -> None:
-            progress = self.watcher.progress
-            quantize.quantize(plan.checkpoint, plan.recipe, plan.calibration, out, progress)
+            progress, texts = self.watcher.progress, plan.calibration
+            quantize.quantize(
+                plan.checkpoint, plan.recipe, texts, out, progress, workspace=workspace
+            )
 
         return self.run("quantize", inputs, work)
 

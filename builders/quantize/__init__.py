@@ -3,10 +3,12 @@
 import contextlib
 import importlib
 import logging
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from builders import files
@@ -14,10 +16,11 @@ from builders.checkpoint import Checkpoint
 from builders.errors import PlanError, ToolError, UsageError
 from builders.parse import nearest
 from builders.progress import Progress
-from builders.quantize import ahead, interchange
+from builders.quantize import ahead, interchange, memory
 from builders.quantize.calibration import Corpus, is_needed
 from builders.quantize.check import check
 from builders.quantize.conversion import Conversion
+from builders.quantize.memory import Way, Workspace
 from builders.quantize.shapes import shape_refusals
 from builders.recipe import Calibration, Recipe
 
@@ -27,6 +30,11 @@ BACKENDS: Final = {
     "hqq": "builders.quantize.hqq",
     "gptq": "builders.quantize.gptq",
     "awq": "builders.quantize.awq",
+}
+# How ModelOpt's recipes are made of what is larger than memory.
+PIECES: Final = {
+    Way.TENSORS: "builders.quantize.stream",
+    Way.LAYERS: "builders.quantize.layerwise",
 }
 TOKENIZER: Final = "tokenizer"  # where a TensorRT-LLM checkpoint has its tokenizer's files
 _LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -51,6 +59,21 @@ class Quantizer(Protocol):
         """Fill ``out`` with weights, scales, config.json and hf_quant_config.json."""
 
 
+class Piecemeal(Protocol):
+    """A way to make ModelOpt's exports of what is larger than memory."""
+
+    def quantize(
+        self,
+        checkpoint: Checkpoint,
+        recipe: Recipe,
+        corpus: Corpus | None,
+        out: Path,
+        scratch: Path,
+        progress: Progress,
+    ) -> None:
+        """Fill ``out`` as ModelOpt would, going on with what lies in ``scratch``."""
+
+
 class Converter(Protocol):
     """A library that also writes TensorRT-LLM checkpoints."""
 
@@ -67,7 +90,7 @@ class Converter(Protocol):
 
 
 if TYPE_CHECKING:
-    from builders.quantize import awq, bitsandbytes, gptq, hqq, modelopt
+    from builders.quantize import awq, bitsandbytes, gptq, hqq, layerwise, modelopt, stream
 
     _checked: dict[str, Quantizer] = {
         "modelopt": modelopt,
@@ -76,6 +99,7 @@ if TYPE_CHECKING:
         "gptq": gptq,
         "awq": awq,
     }
+    _pieces: dict[str, Piecemeal] = {"stream": stream, "layerwise": layerwise}
     _converters: dict[str, Converter] = {"modelopt": modelopt}
 
 
@@ -91,10 +115,14 @@ def load(name: str) -> Quantizer:
     """Import a backend by name; a missing library is a `ToolError` that says how to get it."""
     if name not in BACKENDS:
         raise UsageError(f"unknown quantizer {name!r}", hint=nearest(name, BACKENDS))
+    return cast("Quantizer", _loaded(name, BACKENDS[name]))
+
+
+def _loaded(name: str, module: str) -> ModuleType:
     try:
         with warnings.catch_warnings(), _without("kernels"):
             warnings.simplefilter("ignore")  # ModelOpt tells of each optional plugin it lacks
-            return cast("Quantizer", importlib.import_module(BACKENDS[name]))
+            return importlib.import_module(module)
     except ImportError as error:
         raise ToolError(
             f"the quantizer {name} cannot be loaded: {error}",
@@ -123,28 +151,56 @@ def _without(library: str) -> Iterator[None]:
 
 
 def quantize(
-    checkpoint: Checkpoint, recipe: Recipe, calibration: Calibration, out: Path, progress: Progress
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    calibration: Calibration,
+    out: Path,
+    progress: Progress,
+    *,
+    workspace: Workspace = Workspace(),  # noqa: B008 - a frozen value
 ) -> None:
     """Fill the empty directory ``out`` with a unified Hugging Face export, checked.
 
-    Everything that can be refused without the backend is refused before it is loaded.
+    Everything that can be refused without the backend is refused before it is loaded. What is
+    larger than memory is quantized in pieces, kept in the workspace until the end.
     """
-    refusals = shape_refusals(checkpoint, recipe)
+    refusals = (
+        *shape_refusals(checkpoint, recipe),
+        *memory.refusals(checkpoint, recipe, workspace.memory),
+    )
     if refusals:
         raise PlanError(refusals)
     corpus = Corpus.read(calibration) if is_needed(recipe) else None
     if corpus and corpus.has_messages:
         _require_chat_template(checkpoint, corpus)
-    progress("load the quantizer", 0, 1)
-    with ahead.reading(checkpoint):
-        backend = load(recipe.backend)
-    progress("load the quantizer", 1, 1)
-    backend.quantize(checkpoint, recipe, corpus, out, progress)
+    way = memory.choose(checkpoint, recipe, workspace.memory)
+    what = memory.told(way, checkpoint, recipe)
+    progress(what, 0, 1)
+    if way is Way.WHOLE:
+        with ahead.reading(checkpoint):
+            backend = load(recipe.backend)
+        progress(what, 1, 1)
+        backend.quantize(checkpoint, recipe, corpus, out, progress)
+    else:
+        pieces = cast("Piecemeal", _loaded("modelopt", PIECES[way]))
+        progress(what, 1, 1)
+        with _scratch(workspace, out) as scratch:
+            pieces.quantize(checkpoint, recipe, corpus, out, scratch, progress)
     progress("check the export", 0, 1)
     with files.disk_errors(f"finishing {out}"):
         interchange.finish(checkpoint, out)
     check(Checkpoint.open(out), checkpoint, recipe)
     progress("check the export", 1, 1)
+
+
+@contextlib.contextmanager
+def _scratch(workspace: Workspace, out: Path) -> Iterator[Path]:
+    """Lend a directory for unfinished work; it is left only where it can be gone on with."""
+    place = workspace.scratch or out / ".unfinished"
+    with files.disk_errors(f"writing {place}"):
+        place.mkdir(parents=True, exist_ok=True)
+    yield place
+    shutil.rmtree(place)
 
 
 def convert(

@@ -50,7 +50,7 @@ def load(checkpoint: Checkpoint, progress: Progress) -> nn.Module:
             f"{checkpoint.path}: transformers cannot load it: {first_line(error)}",
             hint=_TOGETHER,
         ) from error
-    _refuse_strangers(told, checkpoint)
+    refuse_strangers(told, checkpoint)
     loaded: nn.Module = found.to(device()).eval()
     _refuse_damaged(loaded, checkpoint)
     progress("load the checkpoint", 1, 1)
@@ -83,7 +83,7 @@ def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else value
 
 
-def _refuse_strangers(told: Mapping[str, Any], checkpoint: Checkpoint) -> None:
+def refuse_strangers(told: Mapping[str, Any], checkpoint: Checkpoint) -> None:
     """Refuse what transformers would fill with random numbers or drop, and only log."""
     kinds = {
         "missing_keys": "is missing",

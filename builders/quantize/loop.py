@@ -40,9 +40,9 @@ class Loop:
         """Run every batch once; ModelOpt calls this once or several times, by algorithm."""
         self._passes += 1
         what = "calibrate" if self._passes == 1 else f"calibrate, pass {self._passes}"
-        with self._watched(model):
+        with self.watched(model):
             for batch in self.walk(what):
-                self._forward(model, batch)
+                self.feed(model, batch)
 
     def walk(self, what: str) -> Iterator[Sequence[Sequence[int]]]:
         """Yield every batch once, telling how far the step ``what`` is."""
@@ -53,16 +53,18 @@ class Loop:
             done += sum(len(row) for row in batch)
             self._progress(what, done, total, unit="tokens")
 
-    def _forward(self, model: nn.Module, batch: Sequence[Sequence[int]]) -> None:
+    def feed(self, model: nn.Module, batch: Sequence[Sequence[int]]) -> None:
+        """Run one batch; activations out of range are a `ToolError` that names the layer."""
         try:
             logits = forward(model, batch)
         except AssertionError as error:  # ModelOpt's calibrator met NaN or infinity
             raise not_finite(self._at) from error
-        if not bool(torch.isfinite(logits).all()):
+        if logits is not None and not bool(torch.isfinite(logits).all()):
             raise not_finite("the output")
 
     @contextlib.contextmanager
-    def _watched(self, model: nn.Module) -> Iterator[None]:
+    def watched(self, model: nn.Module) -> Iterator[None]:
+        """Know which layer is computed while the block runs."""
         hooks = [
             part.register_forward_pre_hook(partial(self._enter, name))
             for name, part in quantizers(model)
@@ -73,14 +75,21 @@ class Loop:
             for hook in hooks:
                 hook.remove()
 
+    @property
+    def at(self) -> str:
+        """The layer that was computed last, while the loop watched."""
+        return self._at
+
     def _enter(self, name: str, *_: object) -> None:
         self._at = name.rpartition(".")[0]
 
 
-def forward(model: nn.Module, batch: Sequence[Sequence[int]]) -> torch.Tensor:
-    """Compute the logits of rows of equal length."""
+def forward(model: nn.Module, batch: Sequence[Sequence[int]]) -> torch.Tensor | None:
+    """Compute the logits of rows of equal length; None where the forward is stopped on purpose."""
     place = next(model.parameters()).device
-    logits: torch.Tensor = model(torch.tensor(batch, device=place), use_cache=False).logits
+    logits: torch.Tensor | None = getattr(
+        model(torch.tensor(batch, device=place), use_cache=False), "logits", None
+    )
     return logits
 
 
@@ -116,6 +125,17 @@ def fitting(model: nn.Module, rows: Sequence[Sequence[int]], *, most: int) -> in
             torch.cuda.empty_cache()
         else:
             return max(tokens // 2, 1)
+
+
+@contextlib.contextmanager
+def without_bars(module: Any) -> Iterator[None]:  # noqa: ANN401 - a module of ModelOpt's
+    """Keep a module's progress bars off the terminal; ours tell the same."""
+    shown = module.tqdm
+    module.tqdm = lambda *given, **named: shown(*given, **(named | {"disable": True}))
+    try:
+        yield
+    finally:
+        module.tqdm = shown
 
 
 def not_finite(where: str) -> ToolError:

@@ -93,16 +93,27 @@ def _rounded(
             reached.counted(model),
         ):
             _calibrate(model, checkpoint, recipe, loop)
-        if corpus and corpus.unreached is Unreached.FAIL:
-            reached.refuse()
-        reached.tell(progress)
+            settle(model, recipe)
+        if corpus:
+            tell(reached, corpus, progress)
         yield model
 
 
 def _loop(checkpoint: Checkpoint, model: nn.Module, corpus: Corpus, progress: Progress) -> Loop:
+    return Loop(batched(model, rows(checkpoint, model, corpus)), progress)
+
+
+def rows(checkpoint: Checkpoint, model: nn.Module, corpus: Corpus) -> list[list[int]]:
+    """Tokenize the calibration texts for a model."""
     size = model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    rows = tokenize(checkpoint, corpus, vocabulary=size)
-    return Loop(batched(model, rows), progress)
+    return tokenize(checkpoint, corpus, vocabulary=size)
+
+
+def tell(reached: Reached, corpus: Corpus, progress: Progress) -> None:
+    """Say which experts met no token, or refuse, as the calibration wants."""
+    if corpus.unreached is Unreached.FAIL:
+        reached.refuse()
+    reached.tell(progress)
 
 
 def _calibrate(model: nn.Module, checkpoint: Checkpoint, recipe: Recipe, loop: Loop | None) -> None:
@@ -112,6 +123,10 @@ def _calibrate(model: nn.Module, checkpoint: Checkpoint, recipe: Recipe, loop: L
     else:
         chosen = emulation.where_needed(config(recipe, checkpoint), loading.device())
         mtq.quantize(model, chosen, loop and loop.run)
+
+
+def settle(model: nn.Module, recipe: Recipe) -> None:
+    """Refuse scales that were never set or cannot be right, before anything is written."""
     missed = [name for name, part in quantizers(model) if _is_uncalibrated(name, part)]
     if missed:
         raise ToolError(
@@ -136,7 +151,7 @@ def _is_dead(name: str, part: Any) -> bool:  # noqa: ANN401
     """A scale of zero: the export would fail on it, or worse, not."""
     if not (part.is_enabled and is_of_weight(name)) or part.amax is None:
         return False
-    return bool((part.amax <= 0).any())
+    return not bool((part.amax > 0).all())
 
 
 @contextlib.contextmanager
@@ -170,7 +185,7 @@ def writing(out: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Keep the libraries' prints, bars and warnings off the terminal while they work for us."""
-    loggers = [logging.getLogger(name) for name in ("transformers", "modelopt")]
+    loggers = [logging.getLogger(name) for name in ("transformers", "modelopt", "accelerate")]
     levels = [logger.level for logger in loggers]
     transformers.logging.disable_progress_bar()
     for logger in loggers:

@@ -1,9 +1,7 @@
 """Choose each layer's format by what it costs the output: ModelOpt's search, on our batches."""
 
-import contextlib
 import copy
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import Any, Final
 
 import modelopt.torch.quantization as mtq
@@ -15,7 +13,7 @@ from torch.nn import functional
 from builders.checkpoint import Checkpoint
 from builders.quantize import emulation, loading
 from builders.quantize.configuration import KV_PRESETS, exclusions, formats
-from builders.quantize.loop import Loop, forward
+from builders.quantize.loop import Loop, forward, without_bars
 from builders.recipe import Recipe
 
 _SCORED: Final = 16  # batches that the search scores, of all that calibrate
@@ -33,7 +31,7 @@ def mix(model: nn.Module, checkpoint: Checkpoint, recipe: Recipe, loop: Loop) ->
     kept += [f"{glob}.*" for glob in kept]
     cost = {"excluded_module_name_patterns": kept}
     candidates = [emulation.where_needed(one, loading.device()) for one in formats(recipe)]
-    with torch.enable_grad(), _no_bars():
+    with torch.enable_grad(), without_bars(algorithms):
         mtq.auto_quantize(
             model,
             constraints={"effective_bits": recipe.bits, "cost": cost},
@@ -48,17 +46,6 @@ def mix(model: nn.Module, checkpoint: Checkpoint, recipe: Recipe, loop: Loop) ->
     model.requires_grad_(requires_grad=False)
     if recipe.kv_scales:
         _calibrate_kv_cache(model, recipe, loop)
-
-
-@contextlib.contextmanager
-def _no_bars() -> Iterator[None]:
-    """Keep ModelOpt's progress bars off the terminal; ours tell the same."""
-    shown = algorithms.tqdm
-    algorithms.tqdm = partial(shown, disable=True)
-    try:
-        yield
-    finally:
-        algorithms.tqdm = shown
 
 
 class _Told:

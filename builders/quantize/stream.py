@@ -1,0 +1,287 @@
+"""Quantize without a model: tensors are read, rounded and written one after the other.
+
+For recipes that look at the weights alone. Memory holds a few tensors, whatever the model's size;
+a run that was killed goes on where it was; the bytes are those of ModelOpt's own export.
+"""
+
+import errno
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Self
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import revert_weight_conversion
+
+from builders import files
+from builders.checkpoint import Checkpoint
+from builders.errors import ToolError, UsageError
+from builders.numerics import packing
+from builders.numerics.packing import Parts
+from builders.progress import Progress
+from builders.quantize import declaration, loading
+from builders.quantize.calibration import Corpus
+from builders.quantize.loading import FAILURES, first_line
+from builders.quantize.shapes import FUSED, quantized
+from builders.quantize.shards import NAMES, Planned, Shards
+from builders.recipe import Recipe
+
+Packer = Callable[[Tensor, Tensor], Parts]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a preset packs a matrix, given the largest value of those it shares a scale with.
+
+    ``told`` is what its export declares beside the algorithm's name; ``scaled`` says that a scale
+    of zero is an error, as it is where ModelOpt sets one.
+    """
+
+    algorithm: str
+    pack: Packer
+    told: Mapping[str, object]
+    scaled: bool = True
+
+
+def _alone(pack: Callable[[Tensor], Parts]) -> Packer:
+    return lambda weight, _: pack(weight)
+
+
+WAYS: Final[Mapping[str, Way]] = {
+    "FP8_PER_CHANNEL_PER_TOKEN_CFG": Way("FP8_PER_CHANNEL_PER_TOKEN", _alone(packing.fp8_rows), {}),
+    "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG": Way("fp8_pb_wo", _alone(packing.fp8_tiles), {}),
+    "MXFP8_DEFAULT_CFG": Way("MXFP8", _alone(packing.mxfp8), {"group_size": 32}, scaled=False),
+    "MXFP4_DEFAULT_CFG": Way("mxfp4", _alone(packing.mxfp4), {}, scaled=False),
+    "W4A16_NVFP4_CFG": Way("W4A16_NVFP4", packing.nvfp4, {"group_size": 16}),
+    "INT4_BLOCKWISE_WEIGHT_ONLY_CFG": Way(
+        "W4A16_AWQ",
+        _alone(packing.int4_groups),
+        {"group_size": 128, "has_zero_point": False, "pre_quant_scale": False},
+    ),
+}
+# ModelOpt repeats the settings of one of these algorithms in config.json.
+_GROUPS: Final[Mapping[str, Mapping[str, object]]] = {
+    "W4A16_NVFP4": {
+        "weights": {"dynamic": False, "num_bits": 4, "type": "float", "group_size": 16},
+        "targets": ["Linear"],
+    }
+}
+_PRODUCER: Final = {"name": "modelopt", "version": "0.47.0"}  # whose layout this is
+_HEAD: Final = "lm_head"
+_DTYPES: Final = {name: dtype for dtype, name in NAMES.items()}
+
+
+def quantize(
+    checkpoint: Checkpoint,
+    recipe: Recipe,
+    corpus: Corpus | None,
+    out: Path,
+    scratch: Path,
+    progress: Progress,
+) -> None:
+    """Fill ``out`` with the export of a recipe that reads no texts; ``scratch`` is resumed from."""
+    assert corpus is None  # activations need a model
+    loading.know(checkpoint)
+    names = _names(checkpoint)
+    layers = quantized(checkpoint, recipe)
+    way = WAYS[recipe.preset]
+    planned = list(_plan(checkpoint, names, layers, way))
+    with (
+        files.disk_errors(f"writing {out}"),
+        Shards(scratch, planned) as shards,
+        _Weights(checkpoint) as weights,
+    ):
+        done, total = 0, checkpoint.weight_bytes
+        progress("quantize", done, total, unit="bytes")
+        for task in _tasks(names, layers):
+            if not shards.is_done(task[0]):
+                shards.put(task[0], _made(weights, task, layers, way, recipe))
+            done += sum(checkpoint.tensors[name].bytes for name in task)
+            progress("quantize", done, total, unit="bytes")
+        shards.finish(out)
+    _declare(checkpoint, recipe, layers, out)
+
+
+def _names(checkpoint: Checkpoint) -> list[str]:
+    """Return what is written, in the order of its files, once all is what the model wants."""
+    model, wanted = _expected(checkpoint)
+    tied = set(getattr(model, "_tied_weights_keys", None) or ())
+    drop = tied if bool(model.config.get_text_config().tie_word_embeddings) else set()
+    optional = (*drop, *(getattr(model, "_keys_to_ignore_on_load_missing", None) or ()))
+    surplus = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
+    have = checkpoint.tensors
+    _refuse(checkpoint, "is missing", (n for n in wanted if n not in have), optional)
+    _refuse(checkpoint, "has no place", (n for n in have if n not in wanted), surplus)
+    other = (name for name, shape in wanted.items() if name in have and have[name].shape != shape)
+    _refuse(checkpoint, "has another shape than config.json says", other, ())
+    written = (name for name in wanted if name in have and name not in drop)
+    return sorted(written, key=lambda name: (have[name].file, have[name].begin))
+
+
+def _expected(checkpoint: Checkpoint) -> tuple[Any, dict[str, tuple[int, ...]]]:
+    """Return the model without its weights, and the tensors that it reads, by the hub's names."""
+    try:
+        config = AutoConfig.from_pretrained(
+            checkpoint.path, local_files_only=True, trust_remote_code=False
+        )
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(
+                config, dtype=config.dtype, trust_remote_code=False
+            )
+        model._weight_conversions = get_model_conversion_mapping(model)  # noqa: SLF001
+        found = revert_weight_conversion(model, model.state_dict())
+    except (OSError, ImportError, *FAILURES) as error:
+        raise UsageError(
+            f"{checkpoint.path}: transformers cannot load it: {first_line(error)}",
+            hint="do config.json and the weights belong together?",
+        ) from error
+    return model, {name: tuple(tensor.shape) for name, tensor in found.items()}
+
+
+def _refuse(
+    checkpoint: Checkpoint, what: str, names: Iterator[str], allowed: Sequence[str]
+) -> None:
+    found = sorted(n for n in names if not any(re.search(glob, n) for glob in allowed))
+    if found:
+        more = f" (and {len(found) - 1} more tensors)" if len(found) > 1 else ""
+        raise UsageError(
+            f"{checkpoint.path}: {found[0]} {what} in {checkpoint.architecture}{more}",
+            hint="do config.json and the weights belong together?",
+        )
+
+
+def _plan(
+    checkpoint: Checkpoint, names: Sequence[str], layers: Mapping[str, object], way: Way
+) -> Iterator[Planned]:
+    """Describe every tensor of the export, learnt from rounding tensors without data."""
+    for name in names:
+        info = checkpoint.tensors[name]
+        empty = torch.empty(info.shape, dtype=_DTYPES[info.dtype], device="meta")
+        module = name.removesuffix(".weight")
+        if name.endswith(".weight") and module in layers:
+            for part, tensor in way.pack(empty, empty.abs().amax()).items():
+                yield Planned.of(f"{module}.{part}", tensor)
+        else:
+            yield Planned.of(name, empty)
+
+
+def _tasks(names: Sequence[str], layers: Mapping[str, object]) -> Iterator[tuple[str, ...]]:
+    """Group what must be looked at together: matrices that runtimes fuse, else one by one."""
+    known, seen = set(names), set[str]()
+    for name in names:
+        if name not in seen:
+            task = _fellows(name, known, layers)
+            seen.update(task)
+            yield task
+
+
+def _fellows(name: str, known: set[str], layers: Mapping[str, object]) -> tuple[str, ...]:
+    parent, _, own = name.removesuffix(".weight").rpartition(".")
+    for fused in FUSED:
+        if own in fused and f"{parent}.{own}" in layers and name.endswith(".weight"):
+            modules = [f"{parent}.{one}" for one in fused if f"{parent}.{one}" in layers]
+            return tuple(f"{one}.weight" for one in modules if f"{one}.weight" in known)
+    return (name,)
+
+
+def _made(
+    weights: "_Weights",
+    task: Sequence[str],
+    layers: Mapping[str, object],
+    way: Way,
+    recipe: Recipe,
+) -> dict[str, Tensor]:
+    read = {name: weights.read(name) for name in task}
+    rounded = [n for n in task if n.endswith(".weight") and n.removesuffix(".weight") in layers]
+    if not rounded:
+        return read
+    largest = torch.stack([read[name].abs().amax() for name in rounded]).amax()
+    made: dict[str, Tensor] = {name: read[name] for name in task if name not in rounded}
+    for name in rounded:
+        module = name.removesuffix(".weight")
+        parts = way.pack(read[name], largest)
+        if way.scaled and not bool((_first_scale(parts) > 0).all()):
+            raise ToolError(
+                f"{module} has weights that are all zero where {recipe.name} needs a scale",
+                hint="exclude this layer, or use a recipe with larger groups",
+            )
+        made |= {f"{module}.{part}": tensor for part, tensor in parts.items()}
+    return made
+
+
+def _first_scale(parts: Parts) -> Tensor:
+    return parts.get("weight_scale_2", parts["weight_scale"]).float()
+
+
+def _declare(
+    checkpoint: Checkpoint, recipe: Recipe, layers: Mapping[str, object], out: Path
+) -> None:
+    way = WAYS[recipe.preset]
+    modules = (
+        n.removesuffix(".weight") for n, i in checkpoint.tensors.items() if len(i.shape) == 2
+    )
+    left = sorted({_HEAD, *(module for module in modules if module not in layers)})
+    kept = declaration.excluded(left, layers)
+    said = {"quant_algo": way.algorithm, "kv_cache_quant_algo": None, **way.told}
+    beside = {"producer": _PRODUCER, "quantization": said | {"exclude_modules": kept}}
+    files.write_atomic(out / declaration.BESIDE, json.dumps(beside, indent=4))
+    inside: dict[str, object] = {}
+    if way.algorithm in _GROUPS:
+        inside["config_groups"] = {"group_0": _GROUPS[way.algorithm]}
+    inside |= {"ignore": kept, "quant_algo": way.algorithm, "producer": _PRODUCER}
+    config = AutoConfig.from_pretrained(
+        checkpoint.path, local_files_only=True, trust_remote_code=False
+    )
+    resolved = json.loads(config.to_json_string(use_diff=False))
+    resolved["quantization_config"] = inside | {"quant_method": "modelopt"}
+    files.write_atomic(out / "config.json", json.dumps(resolved, indent=4))
+
+
+class _Weights:
+    """Reads the source's tensors, each when it is asked for; NaN and infinity are refused.
+
+    Files are read, not mapped: mapped pages would stay in memory as long as the file is open.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._open: dict[str, int] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for opened in self._open.values():
+            os.close(opened)
+        self._open.clear()
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor into memory."""
+        info = self._checkpoint.tensors[name]
+        if info.file not in self._open:
+            self._open[info.file] = os.open(self._checkpoint.path / info.file, os.O_RDONLY)
+        data = bytearray(info.bytes)
+        _fill(self._open[info.file], memoryview(data), info.begin)
+        tensor = torch.frombuffer(data, dtype=_DTYPES[info.dtype]).reshape(info.shape)
+        if tensor.is_floating_point() and not bool(
+            torch.isfinite(torch.stack(torch.aminmax(tensor))).all()
+        ):
+            raise UsageError(
+                f"{self._checkpoint.path}: {name} holds NaN or infinity",
+                hint="the checkpoint is damaged: fetch or save it again",
+            )
+        return tensor
+
+
+def _fill(opened: int, view: memoryview, offset: int) -> None:
+    while len(view):
+        count = os.preadv(opened, [view], offset)
+        if not count:
+            raise OSError(errno.EIO, "the file became shorter while it was read")
+        view, offset = view[count:], offset + count
