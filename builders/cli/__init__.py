@@ -35,6 +35,7 @@ COMMANDS: Final = {
     "lint": "Examine a Triton model repository: would it load, and would it stream?",
     "inspect": "Examine a checkpoint tensor by tensor: does it hold what it declares?",
     "import": "Recognize a pre-quantized checkpoint and print its part of a release.toml.",
+    "sensitivity": "Measure what each layer costs in each format.",
     "calibrate": "Pick calibration texts from what a service is really asked.",
     "recipes": "List the recipes, and what each is good for.",
     "tiers": "List the GPU tiers: what each multiplies, and the recipes it takes.",

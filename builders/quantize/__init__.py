@@ -115,10 +115,11 @@ def load(name: str) -> Quantizer:
     """Import a backend by name; a missing library is a `ToolError` that says how to get it."""
     if name not in BACKENDS:
         raise UsageError(f"unknown quantizer {name!r}", hint=nearest(name, BACKENDS))
-    return cast("Quantizer", _loaded(name, BACKENDS[name]))
+    return cast("Quantizer", loaded(name, BACKENDS[name]))
 
 
-def _loaded(name: str, module: str) -> ModuleType:
+def loaded(name: str, module: str) -> ModuleType:
+    """Import a module of a backend; a missing library is a `ToolError` that says how to get it."""
     try:
         with warnings.catch_warnings(), _without("kernels"):
             warnings.simplefilter("ignore")  # ModelOpt tells of each optional plugin it lacks
@@ -182,7 +183,7 @@ def quantize(
         progress(what, 1, 1)
         backend.quantize(checkpoint, recipe, corpus, out, progress)
     else:
-        pieces = cast("Piecemeal", _loaded("modelopt", PIECES[way]))
+        pieces = cast("Piecemeal", loaded("modelopt", PIECES[way]))
         progress(what, 1, 1)
         with _scratch(workspace, out) as scratch:
             pieces.quantize(checkpoint, recipe, corpus, out, scratch, progress)

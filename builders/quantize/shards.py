@@ -107,8 +107,8 @@ class Shards:
         if not known or known[0] != self._plan:
             for stale in self._directory.iterdir():
                 stale.unlink()
-            self._log.write_text(self._plan + "\n", encoding="utf-8")
             known = [self._plan]
+        files.write_atomic(self._log, "".join(f"{line}\n" for line in known))
         self._done = frozenset(known[1:])
         for file, header in self._headers.items():
             opened = os.open(self._directory / file, os.O_RDWR | os.O_CREAT, 0o644)
