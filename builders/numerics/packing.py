@@ -14,12 +14,19 @@ from torch.nn import functional
 
 Parts = Mapping[str, Tensor]
 Pack = Callable[[Tensor], Parts]
+Bounds = tuple[tuple[float, Callable[[Tensor, float], Tensor]], ...]
 
 _E4M3_MAX: Final = 448.0
 _E2M1_MAX: Final = 6.0
 _INT4_MAX: Final = 7.0
 _SMALLEST: Final = 2.0**-9  # E4M3's smallest number, which block scales never go below
-_MIDDLE: Final = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)  # between neighbours of E2M1
+# The midpoints between neighbours of E2M1; at a midpoint `ge` takes the upper one, `gt` the lower.
+_MIDDLE: Final = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
+_TIES_DOWN: Final[Bounds] = tuple((bound, torch.gt) for bound in _MIDDLE)
+_TIES_TO_EVEN: Final[Bounds] = tuple(
+    (bound, torch.ge if at % 2 else torch.gt) for at, bound in enumerate(_MIDDLE)
+)
+_AT_ONCE: Final = 1 << 20  # values: more at once are slower, for they leave the processor's cache
 
 
 def fp8_rows(weight: Tensor) -> Parts:
@@ -55,8 +62,7 @@ def mxfp4(weight: Tensor) -> Parts:
         torch.log2(block.abs().amax(-1).float() / _number(_E2M1_MAX, weight)).clamp_min(-127.0)
     )
     scaled = block / torch.exp2(exponent).unsqueeze(-1)
-    size = torch.bucketize(scaled.abs(), _bounds(_MIDDLE, weight)).to(torch.uint8)
-    codes = size + ((scaled <= 0).to(torch.uint8) << 3)
+    codes = _above(scaled.abs(), _TIES_DOWN) + ((scaled <= 0).to(torch.uint8) << 3)
     return {
         "weight": _by_column(codes.flatten(-2)),
         "weight_scale": (exponent + 127).to(torch.uint8),
@@ -74,9 +80,7 @@ def nvfp4(weight: Tensor, largest: Tensor) -> Parts:
     scale = torch.where(scale == 0, 1.0, scale).clamp(_SMALLEST, _E4M3_MAX)
     stored = scale.to(torch.float8_e4m3fn)
     scaled = block / (stored.float() * unit).unsqueeze(-1)
-    size, bounds = scaled.abs(), _bounds(_MIDDLE, weight)
-    below, above = (torch.bucketize(size, bounds, right=right) for right in (False, True))
-    codes = torch.where(below % 2 == 0, below, above).to(torch.uint8)  # a tie goes to even
+    codes = _above(scaled.abs(), _TIES_TO_EVEN)
     codes += (scaled < 0).to(torch.uint8) << 3
     return {
         "weight": _by_column(codes.flatten(-2)),
@@ -92,6 +96,28 @@ def int4_groups(weight: Tensor, group: int = 128) -> Parts:
     codes = (block / scale.unsqueeze(-1)).round().clamp(-8, 7).to(torch.int8).flatten(-2)
     nibbles = codes.view(torch.uint8) & 0x0F
     return {"weight": nibbles[0::2] | (nibbles[1::2] << 4), "weight_scale": scale}
+
+
+def by_rows(pack: Pack) -> Pack:
+    """Pack a matrix some rows at a time, which gives the same and takes little memory beside it."""
+
+    def packed(weight: Tensor) -> Parts:
+        rows = max(128, _AT_ONCE // weight.shape[1] // 128 * 128)
+        found = [pack(weight[at : at + rows]) for at in range(0, weight.shape[0], rows)]
+        return {
+            name: torch.cat([parts[name] for parts in found]) if first.ndim else first
+            for name, first in found[0].items()
+        }
+
+    return packed
+
+
+def _above(size: Tensor, bounds: Bounds) -> Tensor:
+    """Count the midpoints below each magnitude, which is its code."""
+    codes = torch.zeros_like(size, dtype=torch.uint8)
+    for bound, is_above in bounds:
+        codes += is_above(size, bound)
+    return codes
 
 
 def _blocks(weight: Tensor, group: int) -> Tensor:
@@ -111,7 +137,3 @@ def _by_column(codes: Tensor) -> Tensor:
 def _number(value: float, like: Tensor) -> Tensor:
     """Make a divisor: CUDA would multiply by the rounded reciprocal of a plain number."""
     return torch.full((), value, device=like.device)
-
-
-def _bounds(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, device=like.device)

@@ -23,7 +23,7 @@ from builders import files
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.numerics import packing
-from builders.numerics.packing import Parts
+from builders.numerics.packing import Pack, Parts
 from builders.progress import Progress
 from builders.quantize import declaration, loading
 from builders.quantize.calibration import Corpus
@@ -49,16 +49,22 @@ class Way:
     scaled: bool = True
 
 
-def _alone(pack: Callable[[Tensor], Parts]) -> Packer:
-    return lambda weight, _: pack(weight)
+def _alone(pack: Pack) -> Packer:
+    return lambda weight, _: packing.by_rows(pack)(weight)
+
+
+def _nvfp4(weight: Tensor, largest: Tensor) -> Parts:
+    return packing.by_rows(lambda rows: packing.nvfp4(rows, largest))(weight)
 
 
 WAYS: Final[Mapping[str, Way]] = {
     "FP8_PER_CHANNEL_PER_TOKEN_CFG": Way("FP8_PER_CHANNEL_PER_TOKEN", _alone(packing.fp8_rows), {}),
-    "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG": Way("fp8_pb_wo", _alone(packing.fp8_tiles), {}),
+    "FP8_2D_BLOCKWISE_WEIGHT_ONLY_CFG": Way(
+        "fp8_pb_wo", lambda weight, _: packing.fp8_tiles(weight), {}
+    ),
     "MXFP8_DEFAULT_CFG": Way("MXFP8", _alone(packing.mxfp8), {"group_size": 32}, scaled=False),
     "MXFP4_DEFAULT_CFG": Way("mxfp4", _alone(packing.mxfp4), {}, scaled=False),
-    "W4A16_NVFP4_CFG": Way("W4A16_NVFP4", packing.nvfp4, {"group_size": 16}),
+    "W4A16_NVFP4_CFG": Way("W4A16_NVFP4", _nvfp4, {"group_size": 16}),
     "INT4_BLOCKWISE_WEIGHT_ONLY_CFG": Way(
         "W4A16_AWQ",
         _alone(packing.int4_groups),
