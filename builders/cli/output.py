@@ -11,7 +11,7 @@ from builders import report
 from builders.cli import options
 from builders.cli.watch import terminal
 from builders.errors import PlanError
-from builders.gate.power import Suite
+from builders.gate.statistics.power import Suite
 from builders.pipeline import Judged
 from builders.pipeline.judging import Judgement
 from builders.pipeline.request import Request

@@ -19,19 +19,17 @@ from builders.scorer import Column, Scorer, TokenScores
 from builders.verdict import Verdict
 
 if TYPE_CHECKING:
-    import builders.gate.accuracy
-    import builders.gate.latency
-    import builders.gate.perplexity
-    import builders.gate.preference
-    import builders.gate.prompts
+    from builders.gate.answering import preference, prompts
     from builders.gate.evidence import Evidence
+    from builders.gate.scoring import accuracy, perplexity
+    from builders.gate.speed import latency
 
 GATES: Final[Mapping[str, str]] = {
-    "perplexity": "builders.gate.perplexity",
-    "accuracy": "builders.gate.accuracy",
-    "prompts": "builders.gate.prompts",
-    "preference": "builders.gate.preference",
-    "latency": "builders.gate.latency",
+    "perplexity": "builders.gate.scoring.perplexity",
+    "accuracy": "builders.gate.scoring.accuracy",
+    "prompts": "builders.gate.answering.prompts",
+    "preference": "builders.gate.answering.preference",
+    "latency": "builders.gate.speed.latency",
 }
 
 Settings = TypeVar("Settings")
@@ -166,15 +164,12 @@ def load(name: str) -> Gate[Any, Any]:
 
 if TYPE_CHECKING:
     # mypy compares every gate with the Protocol here; at run time none is loaded.
-    _perplexity: Gate[builders.gate.perplexity.Settings, Scorer] = builders.gate.perplexity
-    _accuracy: Gate[builders.gate.accuracy.Settings, Scorer] = builders.gate.accuracy
-    _prompts: Gate[builders.gate.prompts.Settings, OpenEndpoint] = builders.gate.prompts
-    _controlled: tuple[
-        Controlled[builders.gate.perplexity.Settings], Controlled[builders.gate.accuracy.Settings]
-    ] = (builders.gate.perplexity, builders.gate.accuracy)
-    _preference: Gate[builders.gate.preference.Settings, builders.gate.latency.Pair] = (
-        builders.gate.preference
-    )
-    _latency: Gate[builders.gate.latency.Settings, builders.gate.latency.Pair] = (
-        builders.gate.latency
+    _perplexity: Gate[perplexity.Settings, Scorer] = perplexity
+    _accuracy: Gate[accuracy.Settings, Scorer] = accuracy
+    _prompts: Gate[prompts.Settings, OpenEndpoint] = prompts
+    _preference: Gate[preference.Settings, latency.Pair] = preference
+    _latency: Gate[latency.Settings, latency.Pair] = latency
+    _controlled: tuple[Controlled[perplexity.Settings], Controlled[accuracy.Settings]] = (
+        perplexity,
+        accuracy,
     )

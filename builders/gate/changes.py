@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from builders.gate import evidence
 from builders.gate.evidence import Evidence, Sample
-from builders.gate.intervals import binomial_tail, mean
+from builders.gate.statistics.intervals import binomial_tail, mean
 
 ALARM: Final = 0.05
 GATES: Final = ("accuracy", "prompts")

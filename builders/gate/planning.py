@@ -11,21 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from builders.gate import (
-    accuracy,
-    corpus,
-    jsonl,
-    latency,
-    perplexity,
-    power,
-    preference,
-    prompts,
-    tasks,
-)
-from builders.gate.corpus import Document
+from builders.gate import jsonl
+from builders.gate.answering import preference, prompts
 from builders.gate.policy import Policy, Profile
-from builders.gate.power import Power, Suite
-from builders.gate.windows import WHOLE, Documents
+from builders.gate.scoring import accuracy, corpus, perplexity, tasks
+from builders.gate.scoring.corpus import Document
+from builders.gate.scoring.windows import WHOLE, Documents
+from builders.gate.speed import latency
+from builders.gate.statistics import power
+from builders.gate.statistics.power import Power, Suite
 from builders.verdict import Verdict
 
 # How many items the usual tasks have, from their data sets' cards.

@@ -16,7 +16,7 @@ from builders.checkpoint import Checkpoint
 from builders.errors import PlanError, Refusal, ToolError
 from builders.gate import load, planning
 from builders.gate.policy import Policy
-from builders.gate.power import Suite
+from builders.gate.statistics.power import Suite
 from builders.pipeline import attempts, lanes, leaks, reporting
 from builders.pipeline.request import Request
 from builders.pipeline.stages import Side, Stages, Unmeasured, Watcher, outlook

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from builders.gate import changes, perplexity
+from builders.gate import changes
 from builders.gate.evidence import Evidence
+from builders.gate.scoring import perplexity
 from builders.pipeline.stages import Stages
 from builders.pipeline.versions import code
 from builders.report import Change, Changes, Divergence, Subject

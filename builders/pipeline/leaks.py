@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from builders.errors import UsageError
-from builders.gate import corpus, jsonl, tasks
+from builders.gate import jsonl
 from builders.gate.policy import Policy
+from builders.gate.scoring import corpus, tasks
 from builders.plan import Plan
 from builders.quantize.calibration import Corpus, is_needed
 from builders.quantize.leak import overlap

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from builders import report
-from builders.gate import latency
+from builders.gate.speed import latency
 from builders.pipeline import attempts, examination
 from builders.pipeline.stages import Side, Stages, plain, read_verdicts
 from builders.pipeline.versions import versions

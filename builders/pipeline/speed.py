@@ -16,10 +16,12 @@ from builders.engine.embedded.foreign import declared
 from builders.engine.timing import Lap, Timed, Work
 from builders.errors import UsageError
 from builders.formats import Format
-from builders.gate import OpenEndpoint, intervals, latency
-from builders.gate.intervals import Bounds
-from builders.gate.openai import OpenAiEndpoint
+from builders.gate import OpenEndpoint
 from builders.gate.policy import Policy
+from builders.gate.speed import latency
+from builders.gate.statistics import intervals
+from builders.gate.statistics.intervals import Bounds
+from builders.gate.wire.openai import OpenAiEndpoint
 from builders.parse import Table
 from builders.progress import Progress
 from builders.spec import override

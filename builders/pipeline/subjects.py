@@ -9,7 +9,7 @@ from typing import Self
 
 from builders import engine, serve
 from builders.gate import Endpoint
-from builders.gate.latency import Pair
+from builders.gate.speed.latency import Pair
 from builders.pipeline import lanes
 from builders.scorer import Scorer
 

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from builders.gate import graded, power
-from builders.gate.intervals import Bounds, mean_bounds, tango_bounds
+from builders.gate.statistics import graded, power
+from builders.gate.statistics.intervals import Bounds, mean_bounds, tango_bounds
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "gates.md"
@@ -224,7 +224,7 @@ def speed(_trials: int) -> str:
     from builders.engine import EngineSettings, build
     from builders.engine.embedded.model import Embedded
     from builders.formats import Format
-    from builders.gate import accuracy, harness
+    from builders.gate.scoring import accuracy, harness
     from builders.parse import Table
     from builders.progress import silent
 

@@ -23,10 +23,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from builders.gate import client, slowdown
-from builders.gate.blocks import BASELINE, CANDIDATE, Block, Timing, quantile
-from builders.gate.calibration import metronome
-from builders.gate.openai import OpenAiEndpoint
+from builders.gate.speed import slowdown
+from builders.gate.speed.blocks import BASELINE, CANDIDATE, Block, Timing, quantile
+from builders.gate.speed.calibration import metronome
+from builders.gate.wire import client
+from builders.gate.wire.openai import OpenAiEndpoint
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs" / "gates-latency.md"

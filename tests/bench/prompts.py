@@ -11,8 +11,8 @@ import random
 import re
 from pathlib import Path
 
-from builders.gate import bootstrap, graded
-from builders.gate.habits import Trial
+from builders.gate.answering.habits import Trial
+from builders.gate.statistics import bootstrap, graded
 
 DOCS = Path(__file__).parents[2] / "docs" / "gates-prompts.md"
 CONFIDENCE = 0.95

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import pytest
 
 from builders import cli, process
-from builders.gate import gpu
 from builders.gate.evidence import Evidence
+from builders.gate.speed import gpu
 from fakes.checkpoints import tiny_llama
 from fakes.nvml import Nvml
 from fakes.openai import CUT, serving_aside, stream, whole, words
@@ -21,7 +21,7 @@ QUICK = ["pairs=4", "requests=6", "warm_up=1", "output_tokens=8", "client_share=
 def metronome(tmp_path, ttft, itl):
     """A server with an exact schedule, in a process of its own."""
     log = tmp_path / f"metronome-{ttft}-{itl}"
-    argv = (sys.executable, "-m", "builders.gate.metronome", str(ttft), str(itl))
+    argv = (sys.executable, "-m", "builders.gate.speed.metronome", str(ttft), str(itl))
     child = process.start(argv, log=log)
     try:
         while "\n" not in log.read_text():

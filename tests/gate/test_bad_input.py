@@ -9,7 +9,8 @@ import json
 import pytest
 
 from builders.errors import EvidenceError, UsageError
-from builders.gate import accuracy, evidence, harness, perplexity
+from builders.gate import evidence
+from builders.gate.scoring import accuracy, harness, perplexity
 from builders.parse import Table
 from builders.progress import silent
 from builders.verdict import Outcome

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 
 from builders.errors import EvidenceError
-from builders.gate import controls, perplexity
+from builders.gate import controls
+from builders.gate.scoring import perplexity
 from builders.parse import Table
 from builders.progress import silent
 from builders.verdict import Outcome

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builders.gate import accuracy, corpus, harness, tasks
+from builders.gate.scoring import accuracy, corpus, harness, tasks
 from builders.parse import Table
 from builders.progress import silent
 from fakes.scorers import Arithmetic

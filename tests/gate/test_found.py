@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from builders.errors import EvidenceError
-from builders.gate import controls, evidence, found, perplexity
+from builders.gate import controls, evidence, found
 from builders.gate.policy import Policy
+from builders.gate.scoring import perplexity
 from builders.parse import Table
 from builders.progress import silent
 from fakes.scorers import Arithmetic

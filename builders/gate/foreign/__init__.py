@@ -12,10 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from builders.errors import EvidenceError
-from builders.gate import accuracy, controls, evidence, latency, slowdown
-from builders.gate.blocks import SIDES, Block, Timing
+from builders.gate import controls, evidence
 from builders.gate.evidence import Sample
 from builders.gate.foreign import aiperf, guidellm, lm_eval, nemo
+from builders.gate.scoring import accuracy
+from builders.gate.speed import latency, slowdown
+from builders.gate.speed.blocks import SIDES, Block, Timing
 from builders.verdict import Verdict
 
 Items = Callable[[Sequence[Path], str], list[Sample]]

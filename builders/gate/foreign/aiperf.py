@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from builders.errors import EvidenceError
-from builders.gate.blocks import Timing
 from builders.gate.foreign import reading
+from builders.gate.speed.blocks import Timing
 
 PHASE: Final = "profiling"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from builders.errors import EvidenceError
-from builders.gate.blocks import Timing
 from builders.gate.foreign import reading
+from builders.gate.speed.blocks import Timing
 
 
 def runs(path: Path) -> list[tuple[Timing, ...]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from builders.errors import EvidenceError
 from builders.gate.evidence import Sample
 from builders.gate.foreign import reading
-from builders.gate.intervals import mean
+from builders.gate.statistics.intervals import mean
 
 
 def items(paths: Sequence[Path], _metric: str) -> list[Sample]:

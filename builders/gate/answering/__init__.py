@@ -1,0 +1,1 @@
+"""Gates that read what a served model writes: own prompts, and preference by a judge."""

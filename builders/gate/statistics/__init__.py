@@ -1,0 +1,1 @@
+"""Bounds, their power and how many units they need; plain arithmetic that knows no gate."""
