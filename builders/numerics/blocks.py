@@ -95,13 +95,22 @@ def mx_round(values: Tensor, group: int, largest: float) -> Tensor:
     return (elements * _power(exponents)).flatten(-2)
 
 
+def _over(values: Tensor, number: float) -> Tensor:
+    """Divide by a number, rounding once: CUDA would multiply by its rounded reciprocal instead.
+
+    Scales that end in the last digit elsewhere than on a CPU move values that lie between two codes
+    (seen on an H200: 488 of 524,288 under scales per token).
+    """
+    return values / torch.full((), number, device=values.device)
+
+
 def mx_parts(values: Tensor, group: int, largest: float) -> tuple[Tensor, Tensor]:
     """Return the elements of an MX format, block by block, and the exponents of their scales.
 
     The scale is the smallest power of two that lets the block's largest value fit, as in ModelOpt.
     """
     block = _blocks(values, group)
-    mantissa, exponent = torch.frexp(block.abs().amax(-1) / largest)
+    mantissa, exponent = torch.frexp(_over(block.abs().amax(-1), largest))
     exponent = torch.where(mantissa > 0.5, exponent, exponent - 1).clamp(-127, 127)
     element = round_e4m3 if largest == E4M3_MAX else round_e2m1
     return element(block / _power(exponent)), exponent
@@ -120,18 +129,18 @@ def nvfp4_round(values: Tensor, group: int, unit: Tensor) -> Tensor:
 def nvfp4_parts(values: Tensor, group: int, unit: Tensor) -> tuple[Tensor, Tensor]:
     """Return the elements of NVFP4, block by block, and the blocks' scales in units of ``unit``."""
     block = _blocks(values, group)
-    scale = round_e4m3(block.abs().amax(-1) / E2M1_MAX / unit)
+    scale = round_e4m3(_over(block.abs().amax(-1), E2M1_MAX) / unit)
     safe = torch.where(scale == 0, 1.0, scale)
     return round_e2m1(block / (safe * unit).unsqueeze(-1)), scale
 
 
 def nvfp4_unit(largest: Tensor) -> Tensor:
     """Return a tensor's own scale: its largest value takes the largest block scale and element."""
-    unit = largest.float() / (E2M1_MAX * E4M3_MAX)
+    unit = _over(largest.float(), E2M1_MAX * E4M3_MAX)
     return torch.where(unit > 0, unit, 1.0)
 
 
 def token_scale(values: Tensor) -> Tensor:
     """Return the E4M3 scale of each token: its largest value over the format's largest."""
     largest = values.abs().amax(-1, keepdim=True)
-    return torch.where(largest <= _TINY, 1.0, largest) / E4M3_MAX
+    return _over(torch.where(largest <= _TINY, 1.0, largest), E4M3_MAX)

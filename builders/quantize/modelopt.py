@@ -22,7 +22,7 @@ from builders import files
 from builders.checkpoint import Checkpoint
 from builders.errors import BuildersError, ToolError
 from builders.progress import Progress
-from builders.quantize import declaration, emulation, loading, search
+from builders.quantize import declaration, emulation, fused, loading, search
 from builders.quantize.calibration import Corpus
 from builders.quantize.configuration import config
 from builders.quantize.conversion import Conversion
@@ -140,6 +140,7 @@ def settle(model: nn.Module, recipe: Recipe) -> None:
             f"a scale ({len(dead)} such layers)",
             hint="exclude these layers, or use a recipe with larger groups",
         )
+    fused.unite(model)
 
 
 def _is_uncalibrated(name: str, part: Any) -> bool:  # noqa: ANN401
