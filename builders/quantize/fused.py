@@ -15,18 +15,15 @@ import torch
 from modelopt.torch.quantization.nn import TensorQuantizer
 from torch import nn
 
+from builders.quantize.shapes import FUSED
+
 _FP8: Final = (4, 3)
-TOGETHER: Final = (
-    ("q_proj", "k_proj", "v_proj"),
-    ("gate_proj", "up_proj"),
-    ("w1", "w3"),
-)
 
 
 def unite(model: nn.Module) -> None:
     """Set the scales of every such group to the largest of them; other formats are left alone."""
     for parent in model.modules():
-        for names in TOGETHER:
+        for names in FUSED:
             rounders = list(_rounders(parent, names))
             if len(rounders) > 1:
                 largest = torch.stack([one.amax.reshape(()) for one in rounders]).max()

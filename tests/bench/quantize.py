@@ -1,11 +1,13 @@
 """How long quantizing an 8B model takes on a GPU, and how much memory, beside NVIDIA's hf_ptq.py.
 
     python tests/bench/quantize.py WORK [--hf-ptq DIR/hf_ptq.py] [--recipes fp8,nvfp4] [--json FILE]
+    python tests/bench/quantize.py WORK --memory streamed --recipes mxfp8,fp8 --texts 8
 
 Makes in WORK a Llama of 8B shape with random weights, then quantizes it by each recipe: by this
 package and, where given, by NVIDIA's own program with the same texts, length, batch and KV cache.
-Each run is a process of its own over files that are not in memory, with no compiled extension at
-hand, and ends when what it wrote is on the disk. Prints a Markdown table.
+With ``--memory streamed`` the model is never whole in memory; GPU or not, the table tells how much
+it took. Each run is a process of its own over files that are not in memory, with no compiled
+extension at hand, and ends when what it wrote is on the disk. Prints a Markdown table.
 """
 
 import argparse
@@ -117,14 +119,15 @@ def make_texts(out: Path) -> None:
     out.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def ours(work: Path, name: str, out: Path) -> None:
+def ours(work: Path, name: str, out: Path, memory: str, texts: int) -> None:
     """Quantize by this package, and print what each step took."""
     began = time.time()
     from builders import recipe as recipes
     from builders.checkpoint import Checkpoint
     from builders.formats import Format
     from builders.quantize import quantize
-    from builders.recipe import Calibration
+    from builders.quantize.memory import Workspace
+    from builders.recipe import Calibration, Memory
 
     starts: dict[str, float] = {}
 
@@ -135,9 +138,10 @@ def ours(work: Path, name: str, out: Path) -> None:
 
     kv = Format.FP8 if RECIPES[name][1] == "fp8" else Format.BF16
     recipe = dataclasses.replace(recipes.find(name, beside=Path.cwd()), kv_cache=kv)
-    texts = Calibration(files=(work / "texts.jsonl",), samples=SAMPLES, length=LENGTH)
+    read = Calibration(files=(work / "texts.jsonl",), samples=texts, length=LENGTH)
+    held = Workspace(memory=Memory(memory))
     out.mkdir()
-    quantize(Checkpoint.open(work / "model"), recipe, texts, out, progress)
+    quantize(Checkpoint.open(work / "model"), recipe, read, out, progress, workspace=held)
     starts["end"] = time.time()
     at = sorted(starts.items(), key=lambda pair: pair[1])
     steps = {name: later - start for (name, start), (_, later) in pairwise(at)}
@@ -235,17 +239,18 @@ def disk(work: Path) -> dict[str, float]:
     return {"read": read, "write": write}
 
 
-def commands(work: Path, name: str, hf_ptq: Path | None):
+def commands(work: Path, name: str, asked: argparse.Namespace):
     """Return what to run for one recipe: by whom, the command, and where it writes."""
-    out = work / "out"
-    yield "ours", [sys.executable, __file__, str(work), "--child", name], out
+    out, hf_ptq = work / "out", asked.hf_ptq
+    how = ["--memory", asked.memory, "--texts", str(asked.texts)]
+    yield "ours", [sys.executable, __file__, str(work), "--child", name, *how], out
     if hf_ptq:
         form, kv = RECIPES[name]
         yield "hf_ptq.py", [
             sys.executable, str(hf_ptq), "--pyt_ckpt_path", str(work / "model"), "--qformat", form,
             "--kv_cache_qformat", kv, "--dataset", str(work / "texts.jsonl"), "--calib_size",
-            str(SAMPLES), "--calib_seq", str(LENGTH), "--batch_size", str(BATCH), "--skip_generate",
-            "--export_path", str(out),
+            str(asked.texts), "--calib_seq", str(LENGTH), "--batch_size", str(BATCH),
+            "--skip_generate", "--export_path", str(out),
         ], out  # fmt: skip
 
 
@@ -271,11 +276,13 @@ def main() -> None:
     parser.add_argument("--recipes", default=",".join(RECIPES))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--only-make", action="store_true")
+    parser.add_argument("--memory", default="auto", choices=["auto", "resident", "streamed"])
+    parser.add_argument("--texts", type=int, default=SAMPLES)
     parser.add_argument("--child", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     work = asked.work.resolve()
     if asked.child:
-        ours(work, asked.child, work / "out")
+        ours(work, asked.child, work / "out", asked.memory, asked.texts)
         return
     make_model(work / "model")
     make_texts(work / "texts.jsonl")
@@ -288,7 +295,7 @@ def runs(work: Path, asked: argparse.Namespace) -> list[dict]:
     print(json.dumps({"disk": disk(work)}), flush=True)
     rows: list[dict] = []
     for name in asked.recipes.split(","):
-        for who, command, out in commands(work, name, asked.hf_ptq):
+        for who, command, out in commands(work, name, asked):
             shutil.rmtree(out, ignore_errors=True)
             forget_files(work / "model")
             found = measured(command, work / f"{name}-{who}.log")
