@@ -90,6 +90,10 @@ RULES: Final[Mapping[str, Rule]] = {
     "scale-ones": _stop(
         "nothing was calibrated: give more or longer calibration texts, and quantize again"
     ),
+    "scales-apart": _warn(
+        "vLLM and TensorRT-LLM take the largest and round the others again, so what they serve is "
+        "not what is stored here: give such projections one scale"
+    ),
     "weights-zero": _stop("the writer lost them (offloaded to disk, never loaded): quantize again"),
     "norm-zero": _warn("compare with the original: an empty tensor was written, or none trained"),
     "tensor-empty": _stop("the writer lost it (offloaded to disk, never loaded): quantize again"),

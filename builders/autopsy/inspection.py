@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from builders.autopsy import base as against
-from builders.autopsy import kv, model, modelopt, scales, settings, tokenizer
+from builders.autopsy import fused, kv, model, modelopt, scales, settings, tokenizer
 from builders.autopsy.finding import Finding, found
 from builders.autopsy.layers import Role, layers
 from builders.autopsy.reading import Opened, read
@@ -107,6 +107,7 @@ def inspect(path: Path, *, base: Checkpoint | None = None, limit: int | None = L
             *(finding for one in examined.values() for finding in one.findings),
             *kv.examine(grouped, checkpoint.tensors, recognized),
             *reading.findings,
+            *fused.examine(grouped, files),
             *scales.zeros(files, examined.values()),
             *model.examine(checkpoint, grouped, files),
             *settings.examine(checkpoint),

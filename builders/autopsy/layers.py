@@ -16,6 +16,8 @@ _BELOW: Final = re.compile(
 )
 _BEHIND: Final = re.compile(r"^(.+\.experts\.\w+_proj)_(blocks|scales|bias)$")
 _CODES: Final = ("weight", "weight_packed", "qweight", "W_q", "blocks")
+# Projections that runtimes store as one matrix, by their names in one block.
+FUSED: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 _NUMBER: Final = re.compile(r"\.\d+\.")
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from builders import files
+from builders.autopsy.layers import FUSED
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError
 from builders.progress import Progress
@@ -20,7 +21,6 @@ from builders.quantize.calibration import Batches, Corpus, bucket
 from builders.quantize.configuration import config
 from builders.quantize.loop import Loop, forward, is_of_weight, quantizers
 from builders.quantize.sensitivity import Cost, Sensitivity
-from builders.quantize.shapes import FUSED
 from builders.recipe import Recipe
 
 _TOKENS: Final = 2048  # fed at once while scales are set

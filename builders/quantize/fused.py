@@ -15,7 +15,7 @@ import torch
 from modelopt.torch.quantization.nn import TensorQuantizer
 from torch import nn
 
-from builders.quantize.shapes import FUSED
+from builders.autopsy.layers import FUSED
 
 _FP8: Final = (4, 3)
 

@@ -42,7 +42,6 @@ ALWAYS: Final = (
     "*multi_modal_projector*",
 )
 # Matrices that runtimes store as one, by the names of their modules.
-FUSED: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
 _EXPERT: Final = re.compile(r"(?P<block>.*)\.experts\.\d+\.")
 # Experts that ModelOpt cannot write, beside those of `layouts`.
 _NO_EXPERTS: Final[Mapping[str, str]] = {

@@ -20,6 +20,7 @@ from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import revert_weight_conversion
 
 from builders import files
+from builders.autopsy.layers import FUSED
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.numerics import packing
@@ -28,7 +29,7 @@ from builders.progress import Progress
 from builders.quantize import declaration, loading
 from builders.quantize.calibration import Corpus
 from builders.quantize.loading import FAILURES, first_line
-from builders.quantize.shapes import FUSED, quantized
+from builders.quantize.shapes import quantized
 from builders.quantize.shards import NAMES, Planned, Shards
 from builders.recipe import Recipe
 

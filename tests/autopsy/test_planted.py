@@ -258,6 +258,26 @@ def test_a_layer_stored_wider_than_declared_shows_in_the_size(spoiled):
     assert found.size.bits > found.size.exact_bits
 
 
+# --- projections that runtimes fuse
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("modelopt fp8", "weight_scale"), ("modelopt nvfp4", "weight_scale_2")],
+)
+def test_fused_projections_with_scales_of_their_own_are_told_once_for_all_layers(
+    spoiled, name, part
+):
+    found = spoiled(name, _reset(f"v_proj.{part}", 0.5))
+    assert rules(found) == {"scales-apart": "model.layers.0.self_attn.{q_proj,k_proj,v_proj}"}
+    assert found.findings[0].what == f"have each their own {part} (2 such groups)"
+    assert found.sound
+
+
+def test_projections_that_nobody_fuses_may_have_scales_of_their_own(spoiled):
+    assert rules(spoiled("modelopt fp8", _reset("o_proj.weight_scale", 0.5))) == {}
+
+
 # --- values
 
 

@@ -50,7 +50,10 @@ class Fake:
 
 
 def _scale(shape, dtype: str, rng) -> Tensor:
+    """Return plausible scales; one of a whole matrix is the same for all that are fused with it."""
     values = rng.uniform(0.01, 0.03, shape).astype(np.float32)
+    if values.size == 1:
+        values = np.full(shape, 0.02, np.float32)
     if dtype == "F32":
         return dtype, values
     if dtype == "F16":
