@@ -22,7 +22,8 @@ class Verdict:
     at the policy's confidence each. All four numbers share the unit named in ``unit``. ``detail``
     is one sentence for people; ``numbers`` holds what a report shows beside the interval. ``band``
     is how far the baseline lies from itself when it is measured twice, where that was measured;
-    ``needed`` how many units would settle an inconclusive verdict, where any number would.
+    ``needed`` how many units would settle an inconclusive verdict, where any number would. With
+    ``early`` only a few units were looked at: it can fail, and never passes.
     """
 
     gate: str
@@ -36,6 +37,7 @@ class Verdict:
     numbers: tuple[tuple[str, float], ...] = ()
     band: float | None = None
     needed: int | None = None
+    early: bool = False
 
     @property
     def outcome(self) -> Outcome:
@@ -44,7 +46,7 @@ class Verdict:
         A bound that is not a number compares false with everything, and bounds in the wrong order
         are no bounds: both end inconclusive.
         """
-        if self.low <= self.high < self.margin:
+        if self.low <= self.high < self.margin and not self.early:
             return Outcome.PASSED
         if self.margin < self.low <= self.high:
             return Outcome.FAILED
@@ -61,7 +63,9 @@ class Verdict:
             return (
                 "indistinguishable" if -band <= self.low and self.high <= band else "within-margin"
             )
-        return "worse" if self.outcome is Outcome.FAILED else "inconclusive"
+        if self.outcome is Outcome.FAILED:
+            return "worse-early" if self.early else "worse"
+        return "inconclusive"
 
     def as_json(self) -> dict[str, object]:
         """Return the fields that scripts rely on; what is no finite number is null."""
@@ -77,6 +81,7 @@ class Verdict:
             "label": self.label,
             "band": self.band if self.band is not None and isfinite(self.band) else None,
             "needed": self.needed,
+            "early": self.early,
         }
 
 

@@ -131,6 +131,13 @@ class Gate(Protocol[Settings, Subject_contra]):
         """Judge from two folders of evidence alone; measured as a pair, both are the same one."""
 
 
+class Tried(Protocol[Settings]):
+    """What a gate defines beside, whose instrument is tried before it judges."""
+
+    def few(self, settings: Settings) -> Settings | None:
+        """Return the settings under which a control is measured; None where none is wanted."""
+
+
 class Controlled(Protocol[Settings]):
     """What a gate defines beside, whose instrument is tried on a few units before it judges."""
 
@@ -169,7 +176,7 @@ if TYPE_CHECKING:
     _prompts: Gate[prompts.Settings, OpenEndpoint] = prompts
     _preference: Gate[preference.Settings, latency.Pair] = preference
     _latency: Gate[latency.Settings, latency.Pair] = latency
-    _controlled: tuple[Controlled[perplexity.Settings], Controlled[accuracy.Settings]] = (
-        perplexity,
-        accuracy,
-    )
+    _controlled: tuple[
+        Controlled[perplexity.Settings], Controlled[accuracy.Settings], Controlled[prompts.Settings]
+    ] = (perplexity, accuracy, prompts)
+    _tried: Tried[latency.Settings] = latency

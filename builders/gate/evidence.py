@@ -100,6 +100,15 @@ def write(
     files.write_atomic(folder / META, json.dumps(meta, indent=1, sort_keys=True) + "\n")
 
 
+def units(folder: Path) -> int:
+    """Return how many units a folder of evidence has, without reading them."""
+    try:
+        found = json.loads(jsonl.text(folder / META))["units"]
+    except (UsageError, ValueError, KeyError, TypeError) as error:
+        raise EvidenceError(f"{folder}: no evidence: {error}", hint="measure again") from error
+    return int(found)
+
+
 def pair(
     baseline: Evidence, candidate: Evidence, *, same: Sequence[str] = ()
 ) -> list[tuple[Sample, Sample]]:

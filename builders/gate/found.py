@@ -14,6 +14,7 @@ from builders.gate import GATES, controls, evidence, foreign, load
 from builders.verdict import Verdict
 
 SIDES: Final = ("baseline", "candidate")
+PARTS: Final = (*SIDES, controls.AGAIN, controls.DAMAGED, controls.EARLY)
 HINT: Final = "a bundle, a folder that gate --out left, or one with baseline/ and candidate/"
 
 
@@ -25,12 +26,12 @@ class Found:
     folders: Mapping[str, Path]
     foreign: bool
 
-    def judge(self, settings: Any) -> tuple[Verdict, ...]:  # noqa: ANN401 - of any gate
-        """Judge by the settings of a policy."""
+    def judge(self, settings: Any, *, early: float = 1.0) -> tuple[Verdict, ...]:  # noqa: ANN401 - of any gate
+        """Judge by the settings of a policy, an early look at its confidence ``early``."""
         if self.foreign:
             baseline, candidate = (self.folders[side] for side in SIDES)
             return foreign.judge(self.gate, baseline, candidate, settings)
-        return controls.judge(self.gate, self.folders, settings)
+        return controls.judge(self.gate, self.folders, settings, early=early)
 
 
 def find(folder: Path) -> tuple[Found, ...]:
@@ -59,14 +60,14 @@ def against(baseline: Path, candidate: Path) -> tuple[Found, ...]:
     return tuple(
         Found(gate=gate, folders=_candidates(old[gate], new[gate]), foreign=False)
         for gate in old
-        if gate in new and not _in_turns(old[gate])
+        if gate in new and _whole(old[gate]) and _whole(new[gate])
     )
 
 
 def compare(found: Found, settings: Any) -> tuple[Verdict, ...]:  # noqa: ANN401 - of any gate
     """Judge two releases against each other; the controls were of another baseline."""
     if found.foreign:
-        return found.judge(settings)
+        return found.judge(settings)  # without controls there was no early look
     gate, (old, new) = load(found.gate), (found.folders[side] for side in SIDES)
     return gate.judge(old, new, settings)
 
@@ -74,12 +75,11 @@ def compare(found: Found, settings: Any) -> tuple[Verdict, ...]:  # noqa: ANN401
 def _own(root: Path) -> Iterator[Found]:
     for gate in GATES:
         place = root / gate
+        parts = {part: place / part for part in PARTS if _holds(place / part)}
         if _holds(place):  # measured in turns: both sides in one
-            yield Found(gate=gate, folders=dict.fromkeys(SIDES, place), foreign=False)
-        elif all(_holds(place / side) for side in SIDES):
-            parts = (*SIDES, *controls.wanted(gate))
-            folders = {part: place / part for part in parts if _holds(place / part)}
-            yield Found(gate=gate, folders=folders, foreign=False)
+            yield Found(gate=gate, folders=dict.fromkeys(SIDES, place) | parts, foreign=False)
+        elif "baseline" in parts and ("candidate" in parts or controls.EARLY in parts):
+            yield Found(gate=gate, folders=parts, foreign=False)
 
 
 def _foreign(root: Path) -> Iterator[Found]:
@@ -100,8 +100,10 @@ def _has_own(folder: Path) -> bool:
     return folder.is_dir() and any(_own(inner if inner.is_dir() else folder))
 
 
-def _in_turns(found: Found) -> bool:
-    return found.folders["baseline"] == found.folders["candidate"]
+def _whole(found: Found) -> bool:
+    """Whether the candidate's own evidence is there: not in turns, nor ended by an early look."""
+    folders = found.folders
+    return "candidate" in folders and folders["baseline"] != folders["candidate"]
 
 
 def _candidates(old: Found, new: Found) -> dict[str, Path]:

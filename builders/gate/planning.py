@@ -69,6 +69,8 @@ def shown(verdicts: Sequence[Verdict]) -> dict[str, dict[str, float]]:
     """Return what verdicts tell of flips and spreads, for planning the next candidate."""
     found: dict[str, dict[str, float]] = {}
     for verdict in verdicts:
+        if verdict.early:
+            continue
         numbers, units = dict(verdict.numbers), verdict.units
         if verdict.gate == accuracy.NAME:
             flips = numbers["right to wrong"] + numbers["wrong to right"]

@@ -15,6 +15,7 @@ from builders.errors import UsageError
 from builders.gate import GATES, load, margins
 from builders.parse import Table, read_toml
 
+EARLY: Final = 0.999
 EXAMPLE: Final = '[perplexity]\ncorpus = ["corpus.jsonl"]'
 
 
@@ -75,6 +76,7 @@ class Policy:
     """The gates that a release must pass, each with its own settings, at one confidence.
 
     ``candidates`` is how many may be tried against one baseline; they share what may go wrong.
+    ``early`` is the confidence at which a first look at few units may fail one; at 1 none is taken.
     """
 
     name: str
@@ -83,6 +85,7 @@ class Policy:
     profile: Profile
     candidates: int
     confidence: float
+    early: float
     assumed: Assumptions
     gates: tuple[tuple[str, Any], ...]
 
@@ -123,6 +126,7 @@ class Policy:
                 profile=profile,
                 candidates=candidates,
                 confidence=confidence,
+                early=_early(table.table("early")),
                 assumed=_assumptions(table.table("power")),
                 gates=gates,
             )
@@ -148,6 +152,18 @@ def shared(confidence: float, candidates: int) -> float:
     each, in 5 at 99.5 %.
     """
     return 1 - (1 - confidence) / candidates if candidates > 1 else confidence
+
+
+def _early(table: Table) -> float:
+    with table:
+        found = table.number("confidence", EARLY)
+        if not 0.99 <= found <= 1:
+            raise UsageError(
+                f"{table.place}: early.confidence = {found} is not between 0.99 and 1",
+                hint="0.999 is usual: it fails one harmless candidate in a thousand; 1 takes no"
+                " early look",
+            )
+        return found
 
 
 def _assumptions(table: Table) -> Assumptions:

@@ -18,8 +18,9 @@ from builders.gate import load, planning
 from builders.gate.policy import Policy
 from builders.gate.statistics.power import Suite
 from builders.pipeline import attempts, lanes, leaks, reporting
+from builders.pipeline.outlook import outlook
 from builders.pipeline.request import Request
-from builders.pipeline.stages import Side, Stages, Unmeasured, Watcher, outlook
+from builders.pipeline.stages import Side, Stages, Unmeasured, Watcher
 from builders.pipeline.subjects import Subjects
 from builders.plan import Plan
 from builders.quantize.calibration import Corpus, is_needed

@@ -32,7 +32,7 @@ def record(stages: Stages, verdicts: Sequence[Verdict] | None) -> None:
     The first complete judgement of each counts.
     """
     path, candidate = _log(stages), stages.engine(Side.CANDIDATE).tree.digest
-    outcome = worst(v.outcome for v in verdicts).value if verdicts is not None else VOID
+    outcome = _outcome(verdicts) if verdicts is not None else VOID
     entry = {
         "candidate": candidate,
         "recipe": str(stages.plan.recipe),
@@ -48,6 +48,12 @@ def record(stages: Stages, verdicts: Sequence[Verdict] | None) -> None:
         done = any(old["candidate"] == candidate and old["outcome"] != VOID for old in known)
         if not done and (candidate, outcome) not in {(o["candidate"], o["outcome"]) for o in known}:
             files.write_atomic(path, json.dumps([*known, entry], indent=1) + "\n")
+
+
+def _outcome(verdicts: Sequence[Verdict]) -> str:
+    """Say what came of a candidate, and whether an early look was enough for it."""
+    early = any(verdict.early for verdict in verdicts)
+    return f"{worst(v.outcome for v in verdicts).value}{', early' if early else ''}"
 
 
 def tried(stages: Stages) -> tuple[Attempt, ...]:
@@ -81,6 +87,7 @@ def _path(store: Store, plan: Plan, policy: Policy) -> Path:
         "baseline": content_of(plan.baseline),
         "runtime": plan.runtime.name,
         "confidence": policy.each,
+        "early": policy.early,
         "gates": {name: plain(settings) for name, settings in policy.gates},
     }
     return store.root / "attempts" / f"{fingerprint(family)}.json"

@@ -29,9 +29,9 @@ class Examination:
 def read(stages: Stages) -> Examination:
     """Return what the evidence shows, from a stage of its own: large evidence takes a while."""
     folders = {
-        name: stages.evidence(name, settings)
-        for name, settings in stages.gates
-        if name in {*changes.GATES, perplexity.NAME}
+        name: found
+        for name, found in stages.measured().items()
+        if name in {*changes.GATES, perplexity.NAME} and "candidate" in found
     }
     inputs = {
         "evidence": {

@@ -49,7 +49,7 @@ def judge(folder: Path, policy: Path | None = None) -> Judgement:
         verdict
         for name, settings in chosen.gates
         if name in own
-        for verdict in _judged(own[name], settings)
+        for verdict in _judged(own[name], settings, chosen.early)
     ]
     recorded = _recorded(folder, verdicts) if policy is None else ""
     return Judgement(report=_report(str(folder), chosen, verdicts), recorded=recorded)
@@ -72,14 +72,15 @@ def compare(baseline: Path, candidate: Path, policy: Path | None = None) -> Judg
     if not verdicts:
         raise EvidenceError(
             f"{baseline} and {candidate} share no gate that can be compared",
-            hint="latency is compared only where both were measured in turns",
+            hint="latency is compared only where both were measured in turns; a candidate that"
+            " failed at an early look has no evidence to compare",
         )
     return Judgement(report=_report(f"{baseline} → {candidate}", chosen, verdicts), recorded="")
 
 
-def _judged(one: Found, settings: object) -> tuple[Verdict, ...]:
+def _judged(one: Found, settings: object, early: float) -> tuple[Verdict, ...]:
     with named(one.gate):
-        return one.judge(settings)
+        return one.judge(settings, early=early)
 
 
 def _compared(one: Found, settings: object) -> tuple[Verdict, ...]:
@@ -129,4 +130,4 @@ def _recorded(folder: Path, verdicts: list[Verdict]) -> str:
 def _alike(one: Verdict, other: Verdict) -> bool:
     mine, theirs = asdict(one), asdict(other)
     near = all(isclose(mine[b], theirs[b], rel_tol=1e-9, abs_tol=1e-12) for b in BOUNDS)
-    return near and (one.outcome, one.units) == (other.outcome, other.units)
+    return near and (one.label, one.units) == (other.label, other.units)

@@ -110,11 +110,10 @@ def _weights(stage: Stage) -> int:
 
 
 def _latency(stages: Stages) -> Latency | None:
-    settings = dict(stages.gates).get("latency")
-    if settings is None:
+    measured = stages.measured().get("latency")
+    if measured is None:
         return None
-    folder = stages.evidence("latency", settings)["baseline"].path
-    seen = latency.seen(folder)
+    seen = latency.seen(measured["baseline"].path)
     baseline, candidate = (
         Samples(ttft_ms=side.ttft_ms, itl_ms=side.itl_ms, tokens_per_second=side.tokens_per_second)
         for side in seen

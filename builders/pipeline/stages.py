@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum, StrEnum
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol, cast
+from typing import Any, Final, Protocol
 
 from builders import engine, gate, quantize, render
 from builders.bundle import fingerprint
@@ -29,9 +28,6 @@ from builders.quantize.memory import Workspace
 from builders.recipe import Recipe
 from builders.store import Stage, Store
 from builders.verdict import Verdict
-
-if TYPE_CHECKING:
-    from builders.scorer import Scorer
 
 VERDICTS: Final = "verdicts.json"
 _MEASURING: Final = ("torch", "transformers", "lm-eval", "tritonclient")
@@ -218,20 +214,46 @@ class Stages:
         return self.run(_name("render", side), inputs, work)
 
     def evidence(self, name: str, settings: object) -> dict[str, Stage]:
-        """The raw samples of one gate by what was measured: both sides, and the controls."""
+        """The raw samples of one gate by what was measured: both sides, and the controls.
+
+        Without the candidate's where an early look at it was enough.
+        """
+        wanted = controls.wanted(name, settings)
         if gate.load(name).NEEDS == "endpoint-pair":
+            tried = {which: self._control(name, which, settings) for which in wanted}
             both = self._measure(name, name, settings, tuple(Side))
-            return {side.value: both for side in Side}
+            return {**{side.value: both for side in Side}, **tried}
         baseline = self._measure(f"{name}/{Side.BASELINE}", name, settings, (Side.BASELINE,))
-        tried = {which: self._control(name, which, settings) for which in controls.wanted(name)}
+        tried = {which: self._control(name, which, settings) for which in wanted}
+        found = {"baseline": baseline, **tried}
+        if controls.looks(name, _paths(found), self._early):
+            found |= {controls.EARLY: self._control(name, controls.EARLY, settings)}
+            with named(name):
+                early = controls.fails_early(name, _paths(found), settings, self._early)
+            if early:
+                return found
         candidate = self._measure(f"{name}/{Side.CANDIDATE}", name, settings, (Side.CANDIDATE,))
-        return {"baseline": baseline, "candidate": candidate, **tried}
+        return {**found, "candidate": candidate}
+
+    @property
+    def _early(self) -> float:
+        return self.policy.early if self.policy else 1.0
+
+    def measured(self) -> dict[str, dict[str, Stage]]:
+        """The evidence of every gate, up to one that an early look ended: the rest is not asked."""
+        found: dict[str, dict[str, Stage]] = {}
+        for name, settings in self.gates:
+            found[name] = self.evidence(name, settings)
+            if Side.CANDIDATE not in found[name]:
+                break
+        return found
 
     def verdicts(self) -> Stage:
         """What every gate of the policy says of the evidence; changed margins judge it anew."""
-        evidence = {name: self.evidence(name, settings) for name, settings in self.gates}
+        evidence = self.measured()
         inputs = {
             "policy": {name: plain(settings) for name, settings in self.gates},
+            "early": self._early,
             "evidence": {
                 name: {which: stage.tree.digest for which, stage in found.items()}
                 for name, found in evidence.items()
@@ -243,17 +265,17 @@ class Stages:
         def work(out: Path) -> None:
             found: list[Verdict] = []
             for name, settings in self.gates:
-                folders = {which: stage.path for which, stage in evidence[name].items()}
-                with named(name):
-                    found += controls.judge(name, folders, settings)
+                if name in evidence:
+                    folders = _paths(evidence[name])
+                    with named(name):
+                        found += controls.judge(name, folders, settings, early=self._early)
             (out / VERDICTS).write_text(json.dumps([plain(v) for v in found], indent=1) + "\n")
 
         return self.run("judge", inputs, work)
 
     def _measure(self, stage: str, name: str, settings: object, sides: tuple[Side, ...]) -> Stage:
         chosen = gate.load(name)
-        served = chosen.NEEDS != "scorer"
-        subjects = [self.repository(side) if served else self.engine(side) for side in sides]
+        subjects = self._subjects(name, sides)
         inputs = {
             "subject": [subject.tree.digest for subject in subjects],
             "gate": chosen.inputs(settings),
@@ -267,19 +289,27 @@ class Stages:
 
         return self.run(stage, inputs, work)
 
+    def _subjects(self, name: str, sides: tuple[Side, ...]) -> list[Stage]:
+        served = gate.load(name).NEEDS != "scorer"
+        return [self.repository(side) if served else self.engine(side) for side in sides]
+
     def _control(self, name: str, which: str, settings: object) -> Stage:
-        """The baseline once more, in another order or damaged on purpose."""
-        subject = self.engine(Side.BASELINE)
+        """The baseline in another order or damaged on purpose, or an early look at the candidate.
+
+        What is measured in turns gets its subject twice.
+        """
+        needs, side = gate.load(name).NEEDS, Side(controls.WHOSE[which])
+        subjects = self._subjects(name, (side,)) * (2 if needs == "endpoint-pair" else 1)
         inputs = {
-            "subject": [subject.tree.digest],
+            "subject": [subject.tree.digest for subject in subjects],
             "gate": controls.inputs(name, which, settings),
             "versions": versions(*_MEASURING),
         }
 
         def work(out: Path) -> None:
-            scorer = cast("Scorer", self.subjects.open("scorer", [subject.path]))
+            subject = self.subjects.open(needs, [subject.path for subject in subjects])
             with named(name):
-                controls.measure(name, which, scorer, settings, out, self.watcher.progress)
+                controls.measure(name, which, subject, settings, out, self.watcher.progress)
 
         return self.run(f"{name}/{which}", inputs, work)
 
@@ -301,26 +331,6 @@ class Stages:
         self.done[name] = stage
         self.watcher.finished(stage)
         return stage
-
-
-def outlook(stages: Stages) -> dict[str, str]:
-    """Say of each stage that a dry run can see whether it is done, or why it would run.
-
-    A stage that needs another one which would run cannot be keyed yet and is left out.
-    """
-    seen: dict[str, str] = {}
-    steps: list[Callable[[], object]] = [
-        *(() if stages.plan.imported else (stages.quantized,)),
-        *(partial(step, side) for step in (stages.engine, stages.repository) for side in Side),
-        *(partial(stages.evidence, name, settings) for name, settings in stages.gates),
-        stages.verdicts,
-    ]
-    for step in steps:
-        try:
-            step()
-        except WouldRun as stage:
-            seen.setdefault(stage.name, f"would run ({stage.why})")
-    return dict.fromkeys(stages.done, "done before") | seen
 
 
 def _worked(recipe: Recipe) -> dict[str, Any]:
@@ -365,6 +375,10 @@ def plain(value: object) -> Any:  # noqa: ANN401 - JSON
 def content_of(checkpoint: Checkpoint) -> str:
     """Return a digest of every file of a checkpoint, its weights included."""
     return fingerprint({artifact.path: artifact.sha256 for artifact in checkpoint.artifacts})
+
+
+def _paths(found: Mapping[str, Stage]) -> dict[str, Path]:
+    return {which: stage.path for which, stage in found.items()}
 
 
 def _name(verb: str, side: Side) -> str:

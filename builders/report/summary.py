@@ -78,7 +78,8 @@ def _gate_cells(verdict: Verdict) -> tuple[str, ...]:
 
 
 def _label(verdict: Verdict) -> str:
-    return f", {verdict.label}" if verdict.outcome is Outcome.PASSED else ""
+    shown = verdict.outcome is Outcome.PASSED or verdict.early
+    return f", {verdict.label}" if shown else ""
 
 
 def _gate_text(verdict: Verdict, width: int) -> str:
@@ -87,7 +88,8 @@ def _gate_text(verdict: Verdict, width: int) -> str:
     name = _name(verdict.gate).ljust(width)
     harm = worse_by if worse_by == bounds else f"{worse_by} {bounds}"
     noun = "unit" if verdict.units == 1 else "units"
-    return f"  {symbol} {name}  {harm}, margin {margin}, {units} {noun}"
+    early = ", early look" if verdict.early else ""
+    return f"  {symbol} {name}  {harm}, margin {margin}, {units} {noun}{early}"
 
 
 def _facts(report: Report) -> list[str]:

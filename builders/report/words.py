@@ -36,7 +36,7 @@ def why(report: Report) -> str:
     reasons = [_REASONS[report.outcome](verdict) for verdict in judged]
     if report.outcome is Outcome.INCONCLUSIVE:
         reasons += [f"{gate} is required and was not measured" for gate in report.missing]
-    return f"{_OPENINGS[report.outcome]}: {numbers.listed(reasons)}."
+    return f"{_OPENINGS[report.outcome]}: {numbers.listed(reasons)}.{_stopped(report)}"
 
 
 def many(report: Report) -> str:
@@ -76,6 +76,16 @@ def _passed(report: Report) -> str:
         f"{gates} passed: at {percent(report.confidence)} confidence, the candidate is no worse "
         f"than its baseline by more than {'the margin' if count == 1 else 'each margin'} allows."
     )
+
+
+def _stopped(report: Report) -> str:
+    """Say what an early look left unmeasured, as a sentence of its own; nothing without one."""
+    early = next((verdict for verdict in report.verdicts if verdict.early), None)
+    if early is None:
+        return ""
+    others = numbers.listed(report.missing, most=len(report.missing))
+    nor = f", nor {'was' if len(report.missing) == 1 else 'were'} {others}" if others else ""
+    return f" An early look at {early.units:,} units was enough: no more was measured of it{nor}."
 
 
 def _failed(verdict: Verdict) -> str:

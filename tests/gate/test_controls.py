@@ -27,13 +27,14 @@ def chosen(tmp_path):
 
 def measured(tmp_path, chosen, baseline, candidate):
     folders = {}
-    for name in ("baseline", "candidate", *controls.wanted("perplexity")):
+    for name in ("baseline", "candidate", *controls.WHOSE):
         folders[name] = tmp_path / name
         folders[name].mkdir()
     perplexity.measure(baseline, chosen, folders["baseline"], silent)
     perplexity.measure(candidate, chosen, folders["candidate"], silent)
-    for which in controls.wanted("perplexity"):
-        controls.measure("perplexity", which, baseline, chosen, folders[which], silent)
+    for which, side in controls.WHOSE.items():
+        subject = {"baseline": baseline, "candidate": candidate}[side]
+        controls.measure("perplexity", which, subject, chosen, folders[which], silent)
     return folders
 
 
@@ -131,4 +132,50 @@ def test_damage_is_the_same_whenever_and_in_whatever_order_it_is_done():
 
 
 def test_a_gate_that_watches_itself_has_no_controls():
-    assert controls.wanted("latency") == ()
+    assert controls.wanted("preference", None) == ()
+
+
+def without(folders, *names):
+    return {name: folder for name, folder in folders.items() if name not in names}
+
+
+def test_an_early_look_fails_a_bad_candidate_and_says_that_it_was_early(tmp_path, chosen):
+    folders = measured(tmp_path, chosen, Arithmetic(), Arithmetic(harm=0.3))
+    looked = without(folders, "candidate")
+    assert controls.looks("perplexity", looked, 0.999)
+    assert controls.fails_early("perplexity", looked, chosen, 0.999)
+    (verdict,) = controls.judge("perplexity", looked, chosen, early=0.999)
+    assert (verdict.outcome, verdict.label, verdict.units) == (Outcome.FAILED, "worse-early", 8)
+    assert verdict.as_json()["early"] is True
+    assert "early look at 0.999 confidence, the rest not measured" in verdict.detail
+    assert dict(verdict.numbers)["baseline damaged on purpose"] > 0.1
+
+
+def test_an_early_look_never_passes_a_candidate(tmp_path, chosen):
+    folders = measured(tmp_path, chosen, Arithmetic(), Arithmetic())
+    assert not controls.fails_early("perplexity", folders, chosen, 0.999)
+    with pytest.raises(EvidenceError, match="looked at early and not measured"):
+        controls.judge("perplexity", without(folders, "candidate"), chosen, early=0.999)
+    (verdict,) = controls.judge("perplexity", folders, chosen, early=0.999)
+    assert replace(verdict, early=True, low=-1.0, high=-0.5).outcome is Outcome.INCONCLUSIVE
+
+
+def test_a_look_that_is_not_hopeless_changes_nothing_in_the_verdict(tmp_path, chosen):
+    folders = measured(tmp_path, chosen, Arithmetic(), Arithmetic(harm=0.005))
+    looked = controls.judge("perplexity", folders, chosen, early=0.999)
+    assert looked == controls.judge("perplexity", without(folders, "early"), chosen, early=0.999)
+    assert looked == controls.judge("perplexity", folders, chosen)
+
+
+def test_a_look_that_is_switched_off_or_not_early_is_not_taken(tmp_path, chosen):
+    folders = measured(tmp_path, chosen, Arithmetic(), Arithmetic())
+    assert not controls.looks("perplexity", folders, 1.0)
+    assert not controls.looks("perplexity", folders | {"baseline": folders["again"]}, 0.999)
+    assert not controls.fails_early("perplexity", folders, chosen, 1.0)
+    assert not controls.looks("latency", folders, 0.999)  # in turns, there is no first part
+
+
+def test_an_early_failure_by_an_instrument_that_cannot_see_is_void(tmp_path, chosen):
+    folders = measured(tmp_path, chosen, Deaf(), controls.Damaged(Arithmetic()))
+    with pytest.raises(EvidenceError, match="void, a baseline damaged on purpose"):
+        controls.judge("perplexity", without(folders, "candidate"), chosen, early=0.999)

@@ -31,7 +31,7 @@ def bundle(folder, settings, candidate):
     for side, scorer in (("baseline", Arithmetic()), ("candidate", candidate)):
         (folder / "perplexity" / side).mkdir(parents=True)
         perplexity.measure(scorer, settings, folder / "perplexity" / side, silent)
-    for which in controls.wanted("perplexity"):
+    for which in controls.wanted("perplexity", settings):
         (folder / "perplexity" / which).mkdir()
         controls.measure(
             "perplexity", which, Arithmetic(), settings, folder / "perplexity" / which, silent

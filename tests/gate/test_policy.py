@@ -134,3 +134,12 @@ def test_candidates_share_what_may_go_wrong(tmp_path):
     assert policy.confidence == 0.95
     assert policy.each == pytest.approx(0.995)
     assert {settings.confidence for _, settings in policy.gates} == {policy.each}
+
+
+def test_an_early_look_is_on_unless_it_is_switched_off(tmp_path):
+    text = "[accuracy]\ntask='x'\n"
+    assert read(tmp_path, text).early == 0.999
+    assert read(tmp_path, f"{text}[early]\nconfidence = 1\n").early == 1.0
+    with pytest.raises(UsageError, match=r"early.confidence = 0.9 is not between") as error:
+        read(tmp_path, f"{text}[early]\nconfidence = 0.9\n")
+    assert "0.999 is usual" in error.value.hint

@@ -25,7 +25,7 @@ limit = 60
 margin = 0.2
 [prompts]
 file = "prompts.jsonl"
-margin = 0.5
+margin = 0.2
 [latency]
 pairs = 4
 requests = 2
@@ -33,8 +33,8 @@ warm_up = 1
 output_tokens = 6
 concurrency = 1
 client_share = 100.0
-ttft_margin = 100.0
-itl_margin = 100.0
+ttft_margin = 4.0
+itl_margin = 4.0
 """
 SCORED = POLICY.partition("[prompts]")[0]
 
@@ -68,7 +68,7 @@ def make(folder, policy=POLICY):
     demo = shutil.copytree(ROOT / "demo", folder / "demo", ignore=shutil.ignore_patterns("data"))
     subprocess.run([sys.executable, str(demo / "make_data.py")], check=True, capture_output=True)
     shutil.copy(demo / "data" / "corpus.jsonl", demo / "corpus.jsonl")
-    lines = (demo / "prompts.jsonl").read_text().splitlines()[:12]
+    lines = (demo / "prompts.jsonl").read_text().splitlines()[:24]
     (demo / "prompts.jsonl").write_text("\n".join(lines) + "\n")
     (demo / "policy.toml").write_text(policy)
     settings = (demo / "release.toml").read_text()

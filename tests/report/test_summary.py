@@ -21,7 +21,18 @@ def test_json_has_the_promised_keys_in_their_order(report):
     assert list(data) == wanted
     assert list(data["stages"][0]) == ["name", "key", "cached", "seconds"]
     bounds = ["worse_by", "low", "high", "margin"]
-    gate = ["gate", "outcome", *bounds, "units", "unit", "detail", "label", "band", "needed"]
+    gate = [
+        "gate",
+        "outcome",
+        *bounds,
+        "units",
+        "unit",
+        "detail",
+        "label",
+        "band",
+        "needed",
+        "early",
+    ]
     assert list(data["gates"][0]) == gate
     assert (data["outcome"], data["promoted"], data["bundle"]) == ("passed", True, PROMOTED.bundle)
 

@@ -64,3 +64,13 @@ def test_clean_takes_what_steers_a_terminal_or_cannot_be_written(steering):
 @pytest.mark.parametrize("text", ["a\n\tb", "مرحبا", "👩\u200d🚀", "naïve 模型"])
 def test_clean_leaves_scripts_and_emoji_alone(text):
     assert words.clean(text) == text
+
+
+def test_an_early_look_is_told_with_what_it_left_unmeasured(report, verdict):
+    early = verdict(gate="perplexity", low=0.5, worse_by=0.6, high=0.7, margin=0.01)
+    early = replace(early, early=True, units=16)
+    told = words.why(replace(report, verdicts=(early,), required=("perplexity", "accuracy")))
+    assert told.endswith(
+        "An early look at 16 units was enough: no more was measured of it, nor was accuracy."
+    )
+    assert "nor" not in words.why(replace(report, verdicts=(early,), required=("perplexity",)))

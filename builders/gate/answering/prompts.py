@@ -6,7 +6,7 @@ A server that fails is not a wrong answer: the gate could then not be measured.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -16,8 +16,9 @@ from builders.errors import EvidenceError, UsageError
 from builders.gate import OpenEndpoint, evidence, margins
 from builders.gate.answering import answers, asking, custom, habits
 from builders.gate.answering.answers import Prompt
-from builders.gate.answering.habits import HABITS, LENGTH, Trial
+from builders.gate.answering.habits import HABITS, LENGTH, Pairs, Trial
 from builders.gate.evidence import Evidence, Sample
+from builders.gate.scoring.corpus import spread
 from builders.gate.statistics import bootstrap, graded, intervals
 from builders.gate.statistics.intervals import Bounds
 from builders.gate.wire import client
@@ -28,6 +29,7 @@ from builders.verdict import Verdict
 NAME: Final = "prompts"
 NEEDS: Final = "endpoint"
 FORM: Final = 1  # raised when the same settings would measure something else
+SAME: Final = ("prompt", "scorer", "expect", "group")
 
 
 class Interval(Enum):
@@ -42,7 +44,8 @@ class Settings:
     """Which prompts, how often each is asked, and how much harm is allowed (as a share).
 
     ``own`` names scorers of the user's own that may run; ``habits`` the margins of what else is
-    judged, by name.
+    judged, by name. ``controls`` prompts try the instrument; ``few`` is set for a control only: it
+    asks so many of them, evenly spread.
     """
 
     file: Path
@@ -57,6 +60,8 @@ class Settings:
     own: tuple[str, ...] = ()
     interval: Interval = Interval.SCORE
     habits: tuple[tuple[str, float], ...] = ()
+    controls: int = 50
+    few: int = 0
 
 
 def parse(table: Table, *, beside: Path, confidence: float) -> Settings:
@@ -75,6 +80,7 @@ def parse(table: Table, *, beside: Path, confidence: float) -> Settings:
             own=table.texts("scorers", ()),
             interval=table.choice("interval", Interval, Interval.SCORE),
             habits=_habits(table),
+            controls=table.whole("controls", 50, least=10),
         )
     if settings.samples > 1 and settings.temperature == 0:
         raise UsageError(
@@ -98,7 +104,7 @@ def _habits(table: Table) -> tuple[tuple[str, float], ...]:
 def inputs(settings: Settings) -> dict[str, object]:
     """Return all that changes the measurement."""
     beside = settings.file.parent
-    return {
+    found: dict[str, object] = {
         "form": FORM,
         "prompts": files.digest(settings.file),
         "max_tokens": settings.max_tokens,
@@ -108,6 +114,7 @@ def inputs(settings: Settings) -> dict[str, object]:
         "concurrency": settings.concurrency,
         "scorers": {name: custom.digest(name, beside=beside) for name in settings.own},
     }
+    return found | ({"few": settings.few} if settings.few else {})
 
 
 def check(settings: Settings) -> None:
@@ -122,7 +129,8 @@ def asked(settings: Settings) -> tuple[Prompt, ...]:
 
 def measure(subject: OpenEndpoint, settings: Settings, out: Path, progress: Progress) -> None:
     """Ask every prompt and keep every answer with its score."""
-    prompts = asked(settings)
+    every = asked(settings)
+    prompts = [every[place] for place in spread(len(every), settings.few)]
     heard = asking.ask_all(subject, prompts, settings, progress)
     evidence.write(
         out,
@@ -153,27 +161,49 @@ def _sample(prompt: Prompt, heard: Sequence[client.Answer]) -> dict[str, object]
     }
 
 
+def few(settings: Settings) -> Settings:
+    """Return the settings under which a control is measured: of habits it tells nothing."""
+    return replace(settings, few=settings.controls, habits=())
+
+
 def judge(baseline: Path, candidate: Path, settings: Settings) -> tuple[Verdict, ...]:
     """Compare the shares of right answers, paired by prompt."""
     old, new = (Evidence.read(folder, gate=NAME) for folder in (baseline, candidate))
-    pairs = evidence.pair(old, new, same=("prompt", "scorer", "expect", "group"))
-    before = [ours for ours, _ in pairs]
-    if (right := _right(before)) <= settings.margin:
+    return compare(old, new, settings)
+
+
+def sound(_before: Evidence, _after: Evidence) -> None:
+    """Refuse nothing: answers are text, and controls tell whether anything listens."""
+
+
+def compare(
+    before: Evidence,
+    after: Evidence,
+    settings: Settings,
+    *,
+    again: Evidence | None = None,
+    more: float = 1.0,
+) -> tuple[Verdict, ...]:
+    """Judge two measurements, as if there had been ``more`` times as many prompts of the kind."""
+    pairs = evidence.pair(before, after, same=SAME)
+    ours = [sample for sample, _ in pairs]
+    if (right := _right(ours)) <= settings.margin:
         raise EvidenceError(
             f"prompts: the baseline answers {right:.1%} right, no more than the margin",
             hint="no harm could be seen: choose prompts that the baseline can answer",
         )
-    trial = Trial(pairs=pairs, confidence=settings.confidence, clusters=_groups(before))
+    trial = Trial(pairs=pairs, confidence=settings.confidence, clusters=_groups(ours))
+    floor = evidence.pair(before.only(again), again, same=SAME) if again else []
     return (
-        _verdict(trial, settings),
+        _verdict(trial, floor, settings, more),
         *(trial.verdict(name, margin, gate=NAME) for name, margin in settings.habits),
     )
 
 
-def _verdict(trial: Trial, settings: Settings) -> Verdict:
+def _verdict(trial: Trial, floor: Pairs, settings: Settings, more: float) -> Verdict:
     """Judge the share of right answers, or the mean of graded scores."""
     harm = [_share(ours) - _share(theirs) for ours, theirs in trial.pairs]
-    bounds, advice = _bounds(harm, trial, settings)
+    bounds, advice = _bounds(harm, trial, settings, more)
     return Verdict(
         gate=NAME,
         worse_by=bounds.value,
@@ -183,19 +213,38 @@ def _verdict(trial: Trial, settings: Settings) -> Verdict:
         units=bounds.units,
         unit="drop in the share of right answers",
         detail=f"{_detail(trial, harm)}{advice}",
-        numbers=_numbers(trial, harm),
+        numbers=(*_numbers(trial, harm), *_changed(trial.pairs, floor)),
     )
 
 
-def _bounds(harm: Sequence[float], trial: Trial, settings: Settings) -> tuple[Bounds, str]:
+def _changed(pairs: Pairs, floor: Pairs) -> tuple[tuple[str, float], ...]:
+    """Return the shares of prompts whose answers changed, the baseline's own beside."""
+    named = (
+        ("share of answers that changed", pairs),
+        ("answers of the baseline that changed when asked twice", floor),
+    )
+    return tuple((name, _differing(among)) for name, among in named if among)
+
+
+def _differing(pairs: Pairs) -> float:
+    texts = [[[a["text"] for a in side["answers"]] for side in pair] for pair in pairs]
+    return sum(ours != theirs for ours, theirs in texts) / len(texts)
+
+
+def _bounds(
+    harm: Sequence[float], trial: Trial, settings: Settings, more: float
+) -> tuple[Bounds, str]:
     """Bound the drop, and say how an inconclusive one could be settled."""
     margin, how = settings.margin, {"confidence": trial.confidence}
     if settings.interval is Interval.BCA and bootstrap.fits(harm, trial.clusters):
         found = bootstrap.bounds(harm, confidence=trial.confidence, clusters=trial.clusters)
-        reach = found.high - found.value
+        below, reach = (
+            (bound - found.value) / math.sqrt(more) for bound in (found.low, found.high)
+        )
+        found = replace(found, low=found.value + below, high=found.value + reach)
         advice = intervals.settle(found, margin, lambda more: found.value + reach / math.sqrt(more))
         return found, f"; bounded by the bootstrap (BCa){advice}"
-    found = graded.bounds(harm, clusters=trial.clusters, **how)
+    found = graded.bounds(harm, clusters=trial.clusters, more=more, **how)
     advice = graded.advice(harm, margin=margin, clusters=trial.clusters, **how)
     few = "; too few prompts differ for the bootstrap, bounded by the score test"
     return found, f"{few if settings.interval is Interval.BCA else ''}{advice}"

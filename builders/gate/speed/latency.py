@@ -28,13 +28,24 @@ from builders.gate.speed import (
 from builders.gate.speed.blocks import BASELINE, CANDIDATE, SIDES, Block
 from builders.gate.speed.calibration import Calibration
 from builders.gate.speed.goodput import Attempt
-from builders.gate.speed.latency_settings import Settings, check, inputs, parse
+from builders.gate.speed.latency_settings import Settings, check, few, inputs, parse
 from builders.gate.speed.slowdown import MEASURES
 from builders.gate.speed.traffic import Load
 from builders.progress import Progress
 from builders.verdict import Verdict
 
-__all__ = ["NAME", "NEEDS", "Pair", "Settings", "check", "inputs", "judge", "measure", "parse"]
+__all__ = [
+    "NAME",
+    "NEEDS",
+    "Pair",
+    "Settings",
+    "check",
+    "few",
+    "inputs",
+    "judge",
+    "measure",
+    "parse",
+]
 
 NAME: Final = "latency"
 NEEDS: Final = "endpoint-pair"
@@ -152,8 +163,13 @@ async def _find_goodput(
     return found
 
 
-def judge(baseline: Path, candidate: Path, settings: Settings) -> tuple[Verdict, ...]:
-    """Bound the slowdown of each measure that has a margin; the first tells of the others too."""
+def judge(
+    baseline: Path, candidate: Path, settings: Settings, *, more: float = 1.0
+) -> tuple[Verdict, ...]:
+    """Bound the slowdown of each measure that has a margin; the first tells of the others too.
+
+    As if there had been ``more`` times as many requests of the kind.
+    """
     if baseline.resolve() != candidate.resolve():
         raise EvidenceError(
             "latency: baseline and candidate were not measured in turns",
@@ -166,7 +182,7 @@ def judge(baseline: Path, candidate: Path, settings: Settings) -> tuple[Verdict,
     steady = [replace(block, requests=block.requests[early:]) for block in blocks]
     confidence = settings.confidence
     verdicts = [
-        slowdown.verdict(steady, name, margin=margin, confidence=confidence)
+        slowdown.verdict(steady, name, margin=margin, confidence=confidence, more=more)
         for name, margin in settings.margins.items()
     ]
     if settings.slo is not None:

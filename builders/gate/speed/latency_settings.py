@@ -26,6 +26,8 @@ class Settings:
 
     ``client_share`` is how late the client itself may be, as a share of what it measures.
     ``utilization`` sets the rate to a share of what the baseline can do, found out first.
+    ``controls`` pairs of the baseline against itself try the instrument (0: none do); ``few`` is
+    set for a control only: it replays so many requests of a record.
     """
 
     load: Load
@@ -39,10 +41,18 @@ class Settings:
     client_share: float = 0.25
     void_on_drift: bool = False
     void_on_throttle: bool = True
+    controls: int = 0
+    few: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many requests are judged, both sides of a pair counting once."""
+        return self.load.pairs * self.loaded().requests
 
     def loaded(self) -> Load:
         """Return the load with the prompts and the traffic that stand in files."""
         recorded = traffic.read(self.record, speed=self.speed) if self.record else ()
+        recorded = recorded[: self.few or len(recorded)]
         return replace(
             self.load,
             texts=_texts(self.prompts) if self.prompts else (),
@@ -76,6 +86,7 @@ def parse(table: Table, *, beside: Path, confidence: float) -> Settings:
             client_share=table.number("client_share", 0.25),
             void_on_drift=table.flag("void_on_drift", default=False),
             void_on_throttle=table.flag("void_on_throttle", default=True),
+            controls=table.whole("controls", 4),
         )
     _refuse_useless(settings, mode)
     return settings
@@ -137,6 +148,11 @@ def _refuse_useless(settings: Settings, mode: Mode) -> None:
             f"latency.pairs = {load.pairs} is odd",
             hint="with an even number the order ABBA cancels a steady drift of the machine",
         )
+    if settings.controls % 2 or settings.controls == 2:
+        raise UsageError(
+            f"latency.controls = {settings.controls} is not an even number of pairs from 4 on",
+            hint="4 are usual; 0 judges without controls",
+        )
     if not settings.margins and settings.slo is None:
         raise UsageError(
             "latency: nothing is judged",
@@ -158,18 +174,46 @@ def _refuse_useless(settings: Settings, mode: Mode) -> None:
 
 def _refuse_tails(settings: Settings, load: Load) -> None:
     """Refuse a tail that so few requests of a block could not bound."""
+    for name in settings.margins:
+        if not _bounded(load, name):
+            raise UsageError(
+                f"latency.{name}_margin: {load.requests} requests do not bound that tail",
+                hint="raise latency.requests: 72 for a p95, 368 times or tokens for a p99",
+            )
+
+
+def _bounded(load: Load, name: str) -> bool:
+    """Whether so many requests of a block bound what is judged."""
     drawn = load.requests * load.tokens.most
     counts = {
         "ttft_p95": load.requests,
         "itl_p99": sum(one.output_tokens for one in load.recorded) or drawn,
     }
-    for name, count in counts.items():
-        share = MEASURES[name].share
-        if name in settings.margins and share and not supported(count, share):
-            raise UsageError(
-                f"latency.{name}_margin: {load.requests} requests do not bound that tail",
-                hint="raise latency.requests: 72 for a p95, 368 times or tokens for a p99",
-            )
+    share = MEASURES[name].share
+    return name not in counts or share is None or supported(counts[name], share)
+
+
+def few(settings: Settings) -> Settings | None:
+    """Return the settings under which a control is measured; None where none is.
+
+    Fewer pairs of fewer requests: enough to fill the server twice, and to bound what is judged.
+    """
+    if not (settings.controls and settings.margins):
+        return None
+    load = settings.loaded()
+    least = min(2 * load.concurrency, load.requests)
+    fitting = (
+        count
+        for count in range(max(least, 2), load.requests)
+        if all(_bounded(_cut(load, count), name) for name in settings.margins)
+    )
+    requests = next(fitting, load.requests)
+    own = replace(settings.load, pairs=min(settings.controls, load.pairs), requests=requests)
+    return replace(settings, load=own, slo=None, few=requests)
+
+
+def _cut(load: Load, requests: int) -> Load:
+    return replace(load, requests=requests, recorded=load.recorded[:requests])
 
 
 def inputs(settings: Settings) -> dict[str, object]:
@@ -191,6 +235,8 @@ def inputs(settings: Settings) -> dict[str, object]:
         "void_on_drift": settings.void_on_drift,
         "void_on_throttle": settings.void_on_throttle,
     }
+    if settings.few:
+        found["few"] = settings.few
     if settings.slo is not None:
         found["slo"] = settings.slo.as_json()
     if settings.record is not None:

@@ -6,7 +6,7 @@ them for independent holds the truth in 28 instead of 90 percent of cases at 85 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from builders.errors import EvidenceError
@@ -123,11 +123,17 @@ def drifts(ratios: Sequence[float]) -> bool:
     return abs(slope) > reach
 
 
-def verdict(blocks: Sequence[Block], name: str, *, margin: float, confidence: float) -> Verdict:
-    """Judge one measure: by how much of itself is the candidate slower?"""
+def verdict(
+    blocks: Sequence[Block], name: str, *, margin: float, confidence: float, more: float = 1.0
+) -> Verdict:
+    """Judge one measure: by how much of itself is the candidate slower?
+
+    As if there had been ``more`` times as many requests of the kind.
+    """
     measure, ratios = MEASURES[name], log_ratios(blocks, name)
     found = bounds(ratios, confidence=confidence)
-    reach = found.high - found.value
+    reach = (found.high - found.value) / math.sqrt(more)
+    found = replace(found, low=found.value - reach, high=found.value + reach)
     advice = intervals.settle(
         found, math.log1p(margin), lambda more: found.value + reach / math.sqrt(more)
     )

@@ -69,15 +69,19 @@ def bounds(
     *,
     confidence: float,
     clusters: Sequence[Hashable] | None = None,
+    more: float = 1.0,
 ) -> Bounds:
-    """Bound the mean from both sides, one-sided at ``confidence`` each."""
+    """Bound the mean from both sides, one-sided at ``confidence`` each.
+
+    As if there had been ``more`` times as many units of the kind.
+    """
     count = len(differences)
     if count < 2:
         raise EvidenceError(f"{count} units have no spread", hint="measure two units at least")
     error = intervals.iid_error(differences)
     if clusters is not None and len(set(clusters)) > 1:
         error = max(error, intervals.cluster_error(differences, clusters))
-    low, high = Flips.of(differences, confidence=confidence, clusters=clusters).limits()
+    low, high = Flips.of(differences, confidence=confidence, clusters=clusters).limits(more)
     value = math.fsum(differences) / count
     return Bounds(value=value, low=low, high=high, error=error, units=count)
 
