@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from builders.errors import EvidenceError
 from builders.progress import Progress, silent
 
 
@@ -47,3 +48,20 @@ class Scorer(Protocol):
         self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
     ) -> Sequence[TokenScores]:
         """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
+
+
+def check_rows(rows: Sequence[Sequence[int]], *, context: int, vocabulary: int) -> None:
+    """Refuse rows that cannot be scored whole: nothing is ever cut off."""
+    for number, row in enumerate(rows):
+        if not row:
+            raise EvidenceError(f"row {number} has no tokens", hint="leave empty texts out")
+        if len(row) > context:
+            raise EvidenceError(
+                f"row {number} has {len(row)} tokens, the model's context is {context}",
+                hint="score shorter rows, or raise context in [serve]",
+            )
+        if min(row) < 0 or max(row) >= vocabulary:
+            raise EvidenceError(
+                f"row {number} has a token outside the vocabulary of {vocabulary}",
+                hint="tokenize with this engine's own tokenizer",
+            )

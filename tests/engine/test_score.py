@@ -87,7 +87,7 @@ def test_progress_is_told_in_tokens(tiny):
     ("row", "said"),
     [
         ([], "row 1 has no tokens"),
-        ([5] * 129, "row 1 has 129 tokens, the engine's context is 128"),
+        ([5] * 129, "row 1 has 129 tokens, the model's context is 128"),
         ([5, 4096], "outside the vocabulary of 4096"),
         ([-1, 5], "outside the vocabulary"),
     ],

@@ -116,8 +116,15 @@ def serving_aside(reply):
             ready.set()
             await over.wait()
 
+    def run():
+        loop.run_until_complete(serve(over))
+        while left := asyncio.all_tasks(loop):  # clients that did not close their connections
+            for task in left:
+                task.cancel()
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+
     over = asyncio.Event()
-    thread = threading.Thread(target=loop.run_until_complete, args=(serve(over),))
+    thread = threading.Thread(target=run)
     thread.start()
     ready.wait(10)
     try:

@@ -21,6 +21,7 @@ from builders.engine.embedded.text import GrowingText, StopStrings, Tokenizer
 from builders.engine.embedded.types import Chunk, Sampling
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress, silent
+from builders.scorer import check_rows
 
 DEFAULT: Final = Sampling()
 
@@ -80,7 +81,7 @@ class Embedded:
         self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
     ) -> list[TokenScores]:
         """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
-        scoring.check_rows(rows, context=self.context, vocabulary=self.vocabulary)
+        check_rows(rows, context=self.context, vocabulary=self.vocabulary)
         return scoring.score(self._loaded, rows, progress=progress)
 
     def score_ends(
@@ -91,14 +92,14 @@ class Embedded:
         progress: Progress = silent,
     ) -> list[TokenScores]:
         """Score at least so many of each row's last tokens: less work where the rest is context."""
-        scoring.check_rows(rows, context=self.context, vocabulary=self.vocabulary)
+        check_rows(rows, context=self.context, vocabulary=self.vocabulary)
         return scoring.score(self._loaded, rows, wanted=wanted, progress=progress)
 
     def distributions(
         self, rows: Sequence[Sequence[int]], top: int, *, progress: Progress = silent
     ) -> list[Choices]:
         """Return the ``top`` likeliest tokens at each place of each row from the second on."""
-        scoring.check_rows(rows, context=self.context, vocabulary=self.vocabulary)
+        check_rows(rows, context=self.context, vocabulary=self.vocabulary)
         return scoring.distributions(self._loaded, rows, top, progress=progress)
 
     def submit(self, prompt: str | Sequence[int], sampling: Sampling, sink: Sink) -> Ticket:

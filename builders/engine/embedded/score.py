@@ -265,20 +265,3 @@ def _refuse_odd(logprobs: NDArray[np.float32]) -> None:
             "the model computed log-probabilities that are not finite",
             hint="look for broken scales: inspect the checkpoint, then quantize again",
         )
-
-
-def check_rows(rows: Sequence[Sequence[int]], *, context: int, vocabulary: int) -> None:
-    """Refuse rows that cannot be scored whole: nothing is ever cut off."""
-    for number, row in enumerate(rows):
-        if not row:
-            raise EvidenceError(f"row {number} has no tokens", hint="leave empty texts out")
-        if len(row) > context:
-            raise EvidenceError(
-                f"row {number} has {len(row)} tokens, the engine's context is {context}",
-                hint="score shorter rows, or raise context in [serve]",
-            )
-        if min(row) < 0 or max(row) >= vocabulary:
-            raise EvidenceError(
-                f"row {number} has a token outside the vocabulary of {vocabulary}",
-                hint="tokenize with this engine's own tokenizer",
-            )
