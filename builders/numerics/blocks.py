@@ -8,6 +8,7 @@ from typing import Final
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 E4M3_MAX: Final = 448.0
 E2M1_MAX: Final = 6.0
@@ -144,3 +145,12 @@ def token_scale(values: Tensor) -> Tensor:
     """Return the E4M3 scale of each token: its largest value over the format's largest."""
     largest = values.abs().amax(-1, keepdim=True)
     return _over(torch.where(largest <= _TINY, 1.0, largest), E4M3_MAX)
+
+
+def fp8_round(values: Tensor, group: int) -> Tensor:
+    """Round runs of ``group`` values of each row to E4M3, each by its own float32 scale."""
+    columns = values.shape[-1]
+    padded = functional.pad(values, (0, -columns % group))
+    block = _blocks(padded, group)
+    scale = token_scale(block)
+    return (round_e4m3(block / scale) * scale).flatten(-2)[..., :columns]

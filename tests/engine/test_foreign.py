@@ -173,8 +173,12 @@ def test_codes_in_a_layer_declared_as_left_alone_are_refused(checkpoint, make_en
 def test_a_format_that_only_others_compute_is_refused_with_the_runtime_that_does(
     tmp_path, make_engine
 ):
-    with pytest.raises(ToolError, match="the embedded runtime cannot read") as caught:
-        make_engine(sound("compressed fp8 dynamic").write(tmp_path / "m"))
+    fake = sound("compressed w4a16")
+    by_token = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True}
+    group = fake.config["quantization_config"]["config_groups"]["group_0"]
+    group["input_activations"] = by_token
+    with pytest.raises(ToolError, match="the embedded runtime cannot read W4A8") as caught:
+        make_engine(fake.write(tmp_path / "m"))
     assert "vllm" in caught.value.hint
 
 

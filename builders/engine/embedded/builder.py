@@ -11,12 +11,11 @@ from builders.checkpoint import Checkpoint
 from builders.engine.description import Description, EngineSettings
 from builders.engine.embedded.foreign import declared
 from builders.engine.embedded.layout import Declaration
+from builders.engine.sources import place
 from builders.errors import ToolError, UsageError
 from builders.formats import UNQUANTIZED, Format
 from builders.progress import Progress
 
-CHECKPOINT: Final = "checkpoint"
-_WANTED: Final = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"})
 _KV_CACHE: Final = {
     "": Format.BF16, "FP8": Format.FP8, "FP8_AFFINE": Format.FP8, "NVFP4": Format.NVFP4,
     "NVFP4_AFFINE": Format.NVFP4,
@@ -35,19 +34,10 @@ def build(
     source = Checkpoint.open(checkpoint)
     declaration = declared(source)
     _check_settings(source, declaration, settings)
-    wanted = sorted(p for p in checkpoint.iterdir() if p.is_file() and _is_wanted(p))
     with files.disk_errors(f"building {out}"):
-        (out / CHECKPOINT).mkdir(parents=True)
-        for done, path in enumerate(wanted):
-            progress("place files", done, len(wanted), unit="files")
-            files.place(path, out / CHECKPOINT / path.name, owned=owned)
+        place(checkpoint, out, progress, owned=owned)
         said = declaration.algorithm
         Description.of("embedded", settings, said).write(out)
-    progress("place files", len(wanted), len(wanted), unit="files")
-
-
-def _is_wanted(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix in _WANTED
 
 
 def _check_settings(source: Checkpoint, declaration: Declaration, settings: EngineSettings) -> None:

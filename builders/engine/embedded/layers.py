@@ -1,17 +1,21 @@
 """Read linear layers from a checkpoint, each by its own algorithm."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from builders.engine.embedded import layout, packed
+from builders.engine.embedded import layout, packed, published
 from builders.engine.embedded.formats import READERS, Parts, Reader
 from builders.engine.embedded.layout import Declaration, Scheme
 from builders.engine.embedded.linear import Linear, Matrix, Memory, Rounder
 from builders.engine.embedded.outliers import MixedLinear
 from builders.engine.embedded.tensors import Tensors
 from builders.errors import ToolError
+
+_OF_INPUTS: Final = ("pre_quant_scale", "input_scale", "input_global_scale")
+FOREIGN: Final[Mapping[str, Reader]] = {**packed.READERS, **published.READERS}
 
 
 class Layers:
@@ -78,7 +82,7 @@ class Layers:
         parts = self._parts(name, scheme)
         group = scheme.group or layout.layout(scheme, name).group
         reader = _reader(scheme)
-        decoded = reader.decode(packed.held(parts, self._dtype) if scheme.foreign else parts, group)
+        decoded = reader.decode(self._held(parts, scheme), group)
         # Codes with their block scales fit bfloat16 exactly; float16 has too little range.
         codes = self._dtype if self._dtype == torch.float32 else torch.bfloat16
         held = codes if reader.rounding else self._dtype
@@ -91,6 +95,10 @@ class Layers:
             rounder=self._rounder(name, parts, scheme, group),
             memory=self._memory,
         )
+
+    def _held(self, parts: Parts, scheme: Scheme) -> Parts:
+        packs = scheme.foreign and scheme.algorithm in packed.READERS
+        return packed.held(parts, self._dtype) if packs else parts
 
     def _parts(self, name: str, scheme: Scheme) -> Parts:
         expected = layout.layout(scheme, name)
@@ -109,7 +117,7 @@ class Layers:
         make = _reader(scheme).rounding
         if smooth is None and make is None:
             return None
-        known = [parts[part] for part in ("pre_quant_scale", "input_scale") if part in parts]
+        known = [parts[part] for part in _OF_INPUTS if part in parts]
         values = tuple(tuple(tensor.flatten().tolist()) for tensor in known)
         key = (name.rpartition(".")[0], scheme, values)
         if key not in self._rounders:
@@ -121,7 +129,7 @@ class Layers:
 
 
 def _reader(scheme: Scheme) -> Reader:
-    return (packed.READERS if scheme.foreign else READERS)[scheme.algorithm]
+    return (FOREIGN if scheme.foreign else READERS)[scheme.algorithm]
 
 
 def tied_weights(module: nn.Module) -> Mapping[str, str]:

@@ -131,6 +131,9 @@ _HQQ: Final = _named(
 )
 _GPTQ: Final = _named("qweight qzeros scales", "g_idx")
 _PACKED: Final = _named("weight_packed weight_scale weight_shape", "weight_zero_point weight_g_idx")
+_WITH_SCALE: Final = _named("weight weight_scale", "input_scale")
+_NARROW: Final = _named("weight weight_scale")
+_FOUR: Final = "weight_packed weight_scale"
 FOREIGN: Final[Mapping[str, Layout]] = {
     "BNB_INT8": _named("weight SCB", "weight_format"),
     "BNB_NF4": _named(_NF4, "weight.nested_absmax weight.nested_quant_map"),
@@ -143,6 +146,18 @@ FOREIGN: Final[Mapping[str, Layout]] = {
     "AWQ": _named("qweight scales", "qzeros"),
     "W4A16": _PACKED,
     "W8A16": _PACKED,
+    "FP8": _WITH_SCALE,
+    "FP8_DYNAMIC": _NARROW,
+    "FP8A16": _NARROW,
+    "FP8_BLOCK": _WITH_SCALE,
+    "FP8_BLOCK_SCALES": _named("weight weight_scale_inv", "input_scale"),
+    "W8A8": _WITH_SCALE,
+    "MXFP8": _NARROW,
+    "MXFP8A16": _NARROW,
+    "MXFP4": _named(_FOUR),
+    "MXFP4A16": _named(_FOUR),
+    "NVFP4": _named(f"{_FOUR} weight_global_scale input_global_scale"),
+    "NVFP4A16": _named(f"{_FOUR} weight_global_scale"),
 }
 
 

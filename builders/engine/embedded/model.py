@@ -12,13 +12,13 @@ import torch
 
 from builders.engine.description import Description
 from builders.engine.embedded import score as scoring
-from builders.engine.embedded.builder import CHECKPOINT
 from builders.engine.embedded.generate import Batcher, Request, Sink, Ticket
 from builders.engine.embedded.loader import Loaded, load
 from builders.engine.embedded.sampling import Chooser
 from builders.engine.embedded.score import Choices, TokenScores
 from builders.engine.embedded.text import GrowingText, StopStrings, Tokenizer
 from builders.engine.embedded.types import Chunk, Sampling
+from builders.engine.sources import CHECKPOINT
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress, silent
 from builders.scorer import check_rows
