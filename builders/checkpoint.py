@@ -13,7 +13,7 @@ from math import prod
 from pathlib import Path
 from typing import Final, Self
 
-from builders import files
+from builders import digests
 from builders.bundle import Artifact, fingerprint
 from builders.errors import UsageError
 
@@ -145,7 +145,8 @@ class Checkpoint:
     def artifacts(self) -> tuple[Artifact, ...]:
         """Every file that makes the checkpoint, with digest and size (reads all bytes once)."""
         found = sorted(path for path in self.path.iterdir() if path.is_file() and _counts(path))
-        return tuple(Artifact(p.name, files.digest(p), p.stat().st_size) for p in found)
+        known = zip(found, digests.digests(found), strict=True)
+        return tuple(Artifact(path.name, sha256, path.stat().st_size) for path, sha256 in known)
 
 
 def _counts(path: Path) -> bool:
