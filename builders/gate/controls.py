@@ -30,7 +30,7 @@ DAMAGED: Final = "damaged"
 EARLY: Final = "early"
 CANDIDATE: Final = "candidate"
 WHOSE: Final = {AGAIN: "baseline", DAMAGED: "baseline", EARLY: CANDIDATE}
-MOST: Final = 0.5  # of the units: a look at more would not be early
+MOST: Final = 1 / 3  # of the units: a look at more would not be early
 SHARE: Final = 0.25  # of a row's tokens that damage replaces
 SEED: Final = 0
 
@@ -154,7 +154,7 @@ def measure(
 def judge(
     name: str,
     folders: Mapping[str, Path],
-    settings: Any,
+    settings: Any,  # noqa: ANN401 - of any gate
     *,
     early: float = 1.0,
 ) -> tuple[Verdict, ...]:

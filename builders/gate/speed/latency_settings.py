@@ -196,7 +196,8 @@ def _bounded(load: Load, name: str) -> bool:
 def few(settings: Settings) -> Settings | None:
     """Return the settings under which a control is measured; None where none is.
 
-    Fewer pairs of fewer requests: enough to fill the server twice, and to bound what is judged.
+    Fewer pairs of fewer requests: enough to fill the server twice, and to bound what is judged. One
+    request warms each block up: its server has just answered the block before.
     """
     if not (settings.controls and settings.margins):
         return None
@@ -208,7 +209,12 @@ def few(settings: Settings) -> Settings | None:
         if all(_bounded(_cut(load, count), name) for name in settings.margins)
     )
     requests = next(fitting, load.requests)
-    own = replace(settings.load, pairs=min(settings.controls, load.pairs), requests=requests)
+    own = replace(
+        settings.load,
+        pairs=min(settings.controls, load.pairs),
+        requests=requests,
+        warm_up=min(load.warm_up, 1),
+    )
     return replace(settings, load=own, slo=None, few=requests)
 
 
