@@ -37,8 +37,12 @@ _INPUTS: Final[Mapping[str, str]] = {
 class TritonEndpoint:
     """A served model that streams answers; belongs to the event loop in which it was entered.
 
-    ``obituary`` is asked for what to add to an error: why the server died, if it did.
+    ``obituary`` is asked for what to add to an error: why the server died, if it did. ``metronome``
+    is the module that answers such a client on a schedule, ``like`` a client of it.
     """
+
+    transport: Final = "gRPC"
+    metronome: Final = "builders.serve.metronome"
 
     def __init__(
         self, grpc_url: str, model: str, *, obituary: Callable[[], str] = lambda: ""
@@ -46,6 +50,10 @@ class TritonEndpoint:
         self._url = grpc_url
         self._model = model
         self._obituary = obituary
+
+    def like(self, port: int) -> "TritonEndpoint":
+        """Return a client of the same kind for the metronome at a port of this machine."""
+        return TritonEndpoint(f"127.0.0.1:{port}", "metronome")
 
     async def __aenter__(self) -> Self:
         limits = [
@@ -173,5 +181,6 @@ def _chunk(columns: Mapping[str, list[Any]]) -> StreamedChunk:
         text=columns["text_output"][0],
         tokens=columns["token_count"][0] if "token_count" in columns else len(ids),
         token_ids=ids,
+        logprobs=tuple(columns.get("logprobs", ())),
         finish_reason=columns.get("finish_reason", [None])[0] or None,
     )

@@ -77,7 +77,7 @@ class Run:
 
     blocks: tuple[Block, ...]
     attempts: tuple[Attempt, ...]
-    calibration: Calibration
+    calibrations: tuple[Calibration, ...]
     load: Load
 
 
@@ -87,7 +87,7 @@ def measure(subject: Pair, settings: Settings, out: Path, progress: Progress) ->
         run = asyncio.run(_run(subject, settings, progress))
     client = {
         "lateness_p99": soundness.lateness(run.blocks),
-        "calibration": run.calibration.as_json(),
+        "calibrations": [one.as_json() for one in run.calibrations],
     }
     soundness.refuse(run.blocks, client, settings)
     warm_up.early(run.blocks)
@@ -107,9 +107,9 @@ def measure(subject: Pair, settings: Settings, out: Path, progress: Progress) ->
 
 async def _run(subject: Pair, settings: Settings, progress: Progress) -> Run:
     load = settings.loaded()
-    exact = await calibration.calibrate(load.concurrency)
     async with subject.baseline() as baseline, subject.candidate() as candidate:
         sides = {BASELINE: baseline, CANDIDATE: candidate}
+        exact = await _calibrated(sides, load)
         for side, endpoint in sides.items():
             await coherence.refuse_silence(endpoint, load, side=side)
         for side, endpoint in sides.items():
@@ -119,7 +119,15 @@ async def _run(subject: Pair, settings: Settings, progress: Progress) -> Run:
             load = replace(load, rate=rate)
         blocks = await _take_turns(sides, load, progress, local=subject.local)
         attempts = await _find_goodput(sides, load, settings, progress)
-    return Run(blocks=tuple(blocks), attempts=tuple(attempts), calibration=exact, load=load)
+    return Run(blocks=tuple(blocks), attempts=tuple(attempts), calibrations=exact, load=load)
+
+
+async def _calibrated(sides: dict[str, Endpoint], load: Load) -> tuple[Calibration, ...]:
+    """Time our client of each transport that a side is reached by, before any side is timed."""
+    rehearsals = {one.metronome: one for one in map(calibration.Rehearsal.of, sides.values())}
+    return tuple(
+        [await calibration.calibrate(load.concurrency, rehearsal=r) for r in rehearsals.values()]
+    )
 
 
 async def _take_turns(
@@ -204,11 +212,10 @@ def _unjudged(blocks: Sequence[Block], settings: Settings) -> list[tuple[str, fl
 
 
 def _of_client(blocks: Sequence[Block], client: Any) -> list[tuple[str, float]]:  # noqa: ANN401
-    found = client.get("calibration") or {}
     exact = [
-        (f"client {name} error [ms]", 1000 * found[name])
+        (f"{found['transport']} client {name} error [ms]", 1000 * found[name])
+        for found in client.get("calibrations", ())
         for name in ("ttft_p50", "ttft_p99", "itl_p50", "itl_p99")
-        if name in found
     ]
     return [("client lateness p99 [ms]", 1000 * soundness.lateness(blocks)), *exact]
 

@@ -5,8 +5,8 @@ stamped when its bytes came.
 """
 
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from types import TracebackType
 from typing import Any, Final, Self
@@ -34,15 +34,37 @@ class Piece:
     prompt_tokens: int | None = None
 
 
+def _nobody() -> str:
+    return ""
+
+
 @dataclass(slots=True, kw_only=True)
 class OpenAiEndpoint:
-    """A served model; ``chat`` asks it as a user in a chat, with the server's own template."""
+    """A served model; ``chat`` asks it as a user in a chat, with the server's own template.
+
+    ``obituary`` says why the server died, where anybody knows.
+    """
 
     url: str
     model: str
     chat: bool = False
     key: str = ""
+    obituary: Callable[[], str] = _nobody
     _client: Client | None = field(default=None, init=False)
+
+    @property
+    def transport(self) -> str:
+        """How it talks."""
+        return "HTTP"
+
+    @property
+    def metronome(self) -> str:
+        """The module that answers such a client on a schedule."""
+        return "builders.gate.speed.metronome"
+
+    def like(self, port: int) -> Self:
+        """Return a client of the same kind for the metronome at a port of this machine."""
+        return replace(self, url=f"http://127.0.0.1:{port}/v1", model="metronome", key="")
 
     async def __aenter__(self) -> Self:
         headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
@@ -83,9 +105,14 @@ class OpenAiEndpoint:
         if ignore_eos:
             body |= {"ignore_eos": True, "min_tokens": max_tokens}
         answer = Reading(who=f"{self.model} at {self.url}")
-        async with self._opened().post(self._path, json.dumps(body).encode()) as response:
-            async for stamp, data in _events(response, answer.who):
-                yield answer.take(stamp, data)
+        try:
+            async with self._opened().post(self._path, json.dumps(body).encode()) as response:
+                async for stamp, data in _events(response, answer.who):
+                    yield answer.take(stamp, data)
+        except ToolError as error:
+            if story := self.obituary():
+                raise ToolError(f"{error}\n{story}", hint=error.hint) from error
+            raise
         answer.end()
 
     async def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int) -> "Said":

@@ -20,6 +20,10 @@ from builders.gate.wire.openai import OpenAiEndpoint
 SLACK = 1e-3  # the timer's own grain
 
 
+def url(port):
+    return f"http://127.0.0.1:{port}/v1"
+
+
 def test_nothing_comes_before_it_is_due():
     found = asyncio.run(calibrate(4, ttft=0.03, itl=0.004, tokens=8))
     assert found.concurrency == 4
@@ -41,8 +45,8 @@ def test_a_load_is_measured_once_in_a_process():
 
 def test_the_metronome_keeps_its_schedule_token_by_token():
     async def asked(*, chat):
-        async with metronome(0.05, 0.01) as (url, late):
-            async with OpenAiEndpoint(url=url, model="metronome", chat=chat) as endpoint:
+        async with metronome(0.05, 0.01) as (port, late):
+            async with OpenAiEndpoint(url=url(port), model="metronome", chat=chat) as endpoint:
                 made = client.Request(prompt="one two three", max_tokens=6)
                 answer = await client.ask(endpoint, made, who="it", timeout=10.0)
             while not late():  # it says so after the last token left
@@ -62,8 +66,8 @@ def test_the_metronome_keeps_its_schedule_token_by_token():
 
 def test_the_metronome_names_its_model_to_whoever_asks():
     async def listed():
-        async with metronome(0.01, 0.01) as (url, _):
-            opened = await asyncio.to_thread(urllib.request.urlopen, f"{url}/models")
+        async with metronome(0.01, 0.01) as (port, _):
+            opened = await asyncio.to_thread(urllib.request.urlopen, f"{url(port)}/models")
             with opened:
                 return json.loads(opened.read())
 
@@ -72,9 +76,9 @@ def test_the_metronome_names_its_model_to_whoever_asks():
 
 def test_the_metronome_ends_with_its_block():
     async def gone():
-        async with metronome(0.01, 0.01) as (url, _):
+        async with metronome(0.01, 0.01) as (port, _):
             pass
-        async with OpenAiEndpoint(url=url, model="metronome") as endpoint:
+        async with OpenAiEndpoint(url=url(port), model="metronome") as endpoint:
             made = client.Request(prompt="x", max_tokens=1)
             await client.ask(endpoint, made, who="it", timeout=5.0)
 

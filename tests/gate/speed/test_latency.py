@@ -296,21 +296,23 @@ def test_a_policy_that_requires_every_gate_is_read_after_all_gates_were_loaded(t
 
 def test_the_client_is_measured_before_the_servers_are(tmp_path):
     latency.measure(pair(Scheduled(0.001), Scheduled(0.001)), SETTINGS, tmp_path, silent)
-    found = Evidence.read(tmp_path, gate="latency").subject["client"]["calibration"]
-    assert found["concurrency"] == 3
+    found = Evidence.read(tmp_path, gate="latency").subject["client"]["calibrations"]
+    (found,) = found
+    assert (found["concurrency"], found["transport"]) == (3, "HTTP")
     assert found["ttft_p50"] > 0  # nobody is early
     first, *_ = latency.judge(tmp_path, tmp_path, SETTINGS)
-    assert "client ttft_p50 error [ms]" in dict(first.numbers)
+    assert "HTTP client ttft_p50 error [ms]" in dict(first.numbers)
 
 
 def test_a_client_that_was_inexact_before_the_run_voids_it(tmp_path):
-    exact = {"ttft_p50": 0.0, "ttft_p99": 0.0, "itl_p50": 0.0, "itl_p99": 0.0}
+    exact = {"transport": "gRPC", "ttft_p50": 0.0, "ttft_p99": 0.0, "itl_p50": 0.0, "itl_p99": 0.0}
     settings = replace(SETTINGS, client_share=0.25)
     for name, off, said in (("ttft_p50", 0.03, "TTFT"), ("itl_p50", -0.03, "ITL")):
         folder = tmp_path / name
-        subject = {"client": {"calibration": exact | {name: off}}}
+        known = exact | {"transport": "HTTP"}
+        subject = {"client": {"calibrations": [known, exact | {name: off}]}}
         evidence_of(folder, [1.0, 1.01, 0.99, 1.0], subject=subject)
-        with pytest.raises(EvidenceError, match=rf"the client's {said} was off by 30\.00 ms"):
+        with pytest.raises(EvidenceError, match=rf"the gRPC client's {said} was off by 30\.00 ms"):
             latency.judge(folder, folder, settings)
         latency.judge(folder, folder, SETTINGS)
 
