@@ -219,6 +219,8 @@ def _parallel(plan: Plan) -> list[Refusal]:
         return []
     if plan.runtime.name == "embedded":
         return [Refusal("the embedded runtime runs on one device", "set target.tp and pp to 1")]
+    if not plan.tier.gpu:
+        return [Refusal(f"{plan.tier.name} is one device", "set target.tp and pp to 1")]
     found = []
     if plan.checkpoint.heads % plan.tp:
         found.append(

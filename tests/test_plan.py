@@ -53,7 +53,12 @@ def test_the_digest_depends_on_what_is_asked_and_not_on_where_it_lies(model, tmp
     [
         (("target.tier=t4",), "t4 (Turing, SM75) cannot multiply", "int4_rtn"),
         (("target.tier=a100",), "FP8 activations", "int8_smoothquant"),
-        (("target.runtime=vllm",), "vllm needs a GPU tier", "embedded"),
+        (("target.runtime=trtllm",), "trtllm needs a GPU tier", "embedded"),
+        (
+            ("target.runtime=vllm", "quantize.kv_cache=none"),
+            "vLLM multiplies FP8 on CPUs with AMX only",
+            "fp8_per_token",
+        ),
         (("quantize.kv_cache=fp8_e5m2",), "KV cache in fp8_e5m2", "E4M3"),
         (("quantize.kv_cache=int8",), "KV cache in int8", "fp8"),
         (("serve.context=513",), "more than the model's own 512", "at most 512"),

@@ -42,7 +42,7 @@ COMMANDS: Final = {
     "matrix-of-support": "Say what works: tier, recipe, runtime, version, and why not.",
     "recommend": "Recommend a recipe for a checkpoint and a tier, and say why.",
     "cache": "Say what the store would reuse, and why not.",
-    "env": "Make, list or remove the environments that some quantizers need.",
+    "env": "Make, list or remove the environments that some quantizers and vLLM need.",
     "doctor": "Say what is installed, what is missing, and the line that mends it.",
 }
 

@@ -1,16 +1,16 @@
-"""``enginesmith env``: the environments that some quantizers need."""
+"""``enginesmith env``: the environments that some quantizers and vLLM need."""
 
 import click
 
 from builders.cli import options, output, progress
-from builders.quantize.environment import Environment, shipped
+from builders.environment import Environment, shipped
 
 NAME = click.argument("name", metavar="NAME")
 
 
 @click.group("env")
 def command() -> None:
-    """Make, list or remove the environments of quantizers that cannot stand beside the others.
+    """Make, list or remove the environments of programs that cannot stand beside the others.
 
     They lie under the home folder, in envs/. A stopped create is continued by the next one.
     """

@@ -1,4 +1,4 @@
-"""``enginesmith serve``: a promoted release on a real Triton, or by trtllm-serve."""
+"""``enginesmith serve``: a promoted release on a real Triton, or by its runtime's own program."""
 
 import time
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from builders.serve.ports import HOST
 @click.option("--http-port", type=int, default=8000, show_default=True, help="0: any free one.")
 @click.option("--grpc-port", type=int, default=8001, show_default=True, help="0: any free one.")
 @click.option("--host", default=HOST, show_default=True, help="0.0.0.0 in a current Triton image.")
-@click.option("--openai", is_flag=True, help="Serve TensorRT-LLM's engine by trtllm-serve instead.")
+@click.option("--openai", is_flag=True, help="By trtllm-serve or vllm serve instead.")
 @click.option("--log", type=click.Path(path_type=Path), help="Where the server's log goes.")
 def command(
     release: str,
@@ -39,7 +39,7 @@ def command(
     written = log or options.home().runs / "serve.log"
     opened = options.shelf(store, key)
     with watch.terminal() as watcher:
-        what = "trtllm-serve" if openai else "Triton"
+        what = "the runtime's own server" if openai else "Triton"
         watcher.say(f"verifying {release}, then starting {what} (log: {written})")
         if openai:
             port, host = where["http_port"] or 8000, where["host"]

@@ -16,6 +16,7 @@ BACKENDS: Final = {
     "embedded": "builders.engine.embedded.builder",
     "llmapi": "builders.engine.trtllm.llmapi",
     "tensorrt": "builders.engine.trtllm.compiled",
+    "vllm": "builders.engine.vllm.builder",
 }
 SCORERS: Final = {"embedded": "builders.engine.embedded.model"}
 
@@ -57,11 +58,13 @@ class ScorerModule(Protocol):
 if TYPE_CHECKING:
     from builders.engine.embedded import builder, model
     from builders.engine.trtllm import compiled, llmapi
+    from builders.engine.vllm import builder as vllm
 
     _builders: dict[str, EngineBuilder] = {
         "embedded": builder,
         "llmapi": llmapi,
         "tensorrt": compiled,
+        "vllm": vllm,
     }
     _scorers: dict[str, ScorerModule] = {"embedded": model}
 

@@ -29,7 +29,7 @@ from builders.ledger.releases import (
     version_of,
     walked,
 )
-from builders.ledger.rules import Finding, Obstacle, ask
+from builders.ledger.rules import Finding, Obstacle, ask, reaches
 from builders.ledger.version import Version
 from builders.recipe import Recipe
 from builders.tiers import TIERS, Tier
@@ -79,7 +79,9 @@ def support(
     recipe: Recipe, tier: Tier, runtime: str, version: str, *, only: str = ""
 ) -> tuple[Refusal, ...]:
     """Return why a recipe cannot run there in any lane, or in lane ``only``; empty when it can."""
-    if runtime != "embedded" and not tier.gpu:
+    if not tier.gpu and not any(
+        reaches(one.name, tier) for one in lanes() if one.runtime == runtime
+    ):
         return (
             Refusal(
                 f"{runtime} needs a GPU tier, not {tier.name}",

@@ -30,12 +30,13 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """One listed support: these algorithms or cache formats, on these SMs, from this version on."""
+    """One listed support: these algorithms or cache formats, on these SMs, in these versions."""
 
     lane: str
     names: frozenset[str]
     sm: tuple[range, ...]
     since: str
+    until: str
     weight_only: bool
     source: str
 
@@ -104,6 +105,11 @@ def caches() -> tuple[Rule, ...]:
     return tuple(_rule(table, "formats") for table in entries("support.toml", "cache"))
 
 
+def reaches(lane: str, tier: Tier) -> bool:
+    """Whether a lane runs anything at all on a tier, in any version."""
+    return any(rule.lane == lane and any(tier.sm in sms for sms in rule.sm) for rule in runs())
+
+
 @cache
 def whys() -> tuple[Why, ...]:
     """Return the reasons, in the order in which they are tried."""
@@ -121,14 +127,24 @@ def _weights(
     if any(_reached(rule, version) for rule in listed):
         return _emulated(recipe, tier, lane)
     if listed:
-        since = min((rule.since for rule in listed), key=Version.parse)
-        reason = f"{name} runs on {where} from version {since} on, not in {version}"
-        return Obstacle(reason, f'target.runtime_version = "{since}" or newer')
+        return _version_apart(listed, f"{name} runs on {where}", version)
     for why in whys():
         if why.algorithms and why.explains(lane, tier, algorithm=name):
             return _fill(why, recipe, name, tier)
     reason = f"{recipe.name} declares {name}, for which {_MAKER[lane]} lists no kernel on {where}"
     return Obstacle(reason, "")
+
+
+def _version_apart(listed: list[Rule], what: str, version: Version | None) -> Obstacle:
+    """Say from which version on, or up to which, something runs."""
+    began = [rule.since for rule in listed if rule.since and not rule.until]
+    if began:
+        since = min(began, key=Version.parse)
+        reason = f"{what} from version {since} on, not in {version}"
+        return Obstacle(reason, f'target.runtime_version = "{since}" or newer')
+    until = max((rule.until for rule in listed), key=Version.parse)
+    reason = f"{what} up to version {until}, not in {version}"
+    return Obstacle(reason, f'target.runtime_version = "{until}"')
 
 
 def _emulated(recipe: Recipe, tier: Tier, lane: str) -> Obstacle | None:
@@ -166,7 +182,10 @@ def _weight_only(recipe: Recipe) -> bool:
 
 
 def _reached(rule: Rule, version: Version | None) -> bool:
-    return not rule.since or version is None or version >= Version.parse(rule.since)
+    if version is None:
+        return True
+    begun = not rule.since or version >= Version.parse(rule.since)
+    return begun and (not rule.until or version <= Version.parse(rule.until))
 
 
 def _fill(why: Why, recipe: Recipe, name: str, tier: Tier) -> Obstacle:
@@ -195,6 +214,7 @@ def _rule(table: Table, names: str) -> Rule:
             names=frozenset(table.texts(names)),
             sm=_ranges(table.texts("sm")),
             since=table.text("since", ""),
+            until=table.text("until", ""),
             weight_only=table.flag("weight_only", default=False),
             source=table.text("source"),
         )

@@ -10,14 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builders import autopsy, engine, files, serve
+from builders import autopsy, files, serve
 from builders.bundle import Artifact, Tree
 from builders.checkpoint import Checkpoint
-from builders.errors import PlanError, Refusal, ToolError
+from builders.errors import PlanError, ToolError
 from builders.gate import load, planning
 from builders.gate.policy import Policy
 from builders.gate.statistics.power import Suite
-from builders.pipeline import attempts, lanes, leaks, reporting
+from builders.home import Home
+from builders.pipeline import attempts, lanes, leaks, reporting, speaking
 from builders.pipeline.outlook import outlook
 from builders.pipeline.request import Request
 from builders.pipeline.stages import Side, Stages, Unmeasured, Watcher
@@ -78,8 +79,6 @@ def stages(
     resolved = plan(request)
     if resolved.imported:
         _inspect(resolved)
-    if resolved.runtime.lane not in engine.BACKENDS:
-        raise PlanError((_cannot_build(resolved),))
     policy = Policy.read(resolved.policy) if judging else None
     store = Store.at(request.store or spec.store or request.home.store)
     if policy:
@@ -88,10 +87,10 @@ def stages(
             raise PlanError(refusals)
     leaks.check(resolved, policy, watcher.say)
     if policy and not dry:
-        _refuse_to_measure(resolved, policy)
+        _refuse_to_measure(resolved, policy, request.home)
     if not dry:
         request.home.prepare()
-    with Subjects(name=resolved.serve.name, logs=request.home.runs) as subjects:
+    with Subjects(name=resolved.serve.name, home=request.home) as subjects:
         yield Stages(
             plan=resolved,
             policy=policy,
@@ -102,10 +101,12 @@ def stages(
         )
 
 
-def _refuse_to_measure(resolved: Plan, policy: Policy) -> None:
+def _refuse_to_measure(resolved: Plan, policy: Policy, home: Home) -> None:
     needs = {load(name).NEEDS for name, _ in policy.gates}
     lanes.refuse_to_measure(resolved, needs)
-    if needs - {"scorer"}:
+    if lanes.of(resolved).speaks:
+        speaking.refuse_to_measure(resolved, home)
+    elif needs - {"scorer"}:
         serve.preflight()
 
 
@@ -280,14 +281,6 @@ def _calibrated(resolved: Plan) -> str:
         return "none"
     texts = Corpus.read(resolved.calibration)
     return f"{texts.documents} texts of up to {texts.length} tokens, sha256:{texts.digest}"
-
-
-def _cannot_build(resolved: Plan) -> Refusal:
-    return Refusal(
-        f"this plan works for {resolved.runtime.name}, whose engines this version of enginesmith "
-        "plans and does not build",
-        f"build with one of {', '.join(engine.BACKENDS)}",
-    )
 
 
 def _plan_file(resolved: Plan) -> Callable[[Path], None]:

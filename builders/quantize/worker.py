@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Final
 
 from builders import process
+from builders.environment import Environment
 from builders.errors import BuildersError, ToolError, UsageError
 from builders.home import Home
 from builders.progress import Progress
-from builders.quantize.environment import Environment
 
 _KINDS: Final[Mapping[str, type[BuildersError]]] = {"usage": UsageError, "tool": ToolError}
 # Who asks for nothing of the hub gets nothing from it; threads that wait must not spin.

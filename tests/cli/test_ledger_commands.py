@@ -69,7 +69,7 @@ def test_every_column_of_the_matrix_stands_under_its_head():
     starts = [lines[0].index(word) for word in ("recipe", "scheme", "runtime", "version", "lanes")]
     for text in lines[1:]:
         assert all(text[at - 1] == " " for at in starts if at < len(text))
-    assert len(lines) == 1 + len(TIERS) * len(recipe.shipped()) * 8
+    assert len(lines) == 1 + len(TIERS) * len(recipe.shipped()) * 9
 
 
 def test_an_unknown_recipe_gets_its_nearest_neighbour():

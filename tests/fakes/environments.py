@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from builders.environment import Environment
 from builders.home import Home
-from builders.quantize.environment import Environment
 
 
 def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str = "gptq") -> Path:

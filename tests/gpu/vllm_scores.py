@@ -1,7 +1,9 @@
 """Load a checkpoint in vLLM, score windows of tokens and answer prompts greedily.
 
-    python tests/gpu/vllm_scores.py CHECKPOINT KV_CACHE TASKS OUT
+    python tests/gpu/vllm_scores.py CHECKPOINT KV_CACHE TASKS OUT [emulate]
 
+``emulate`` lends the CPU what vLLM has and lists for GPUs only, its own emulation of NVFP4 and
+MXFP8, and takes away what it lists and lacks there, activations fused with their rounding to FP8.
 TASKS is a JSON object of ``windows``, ``prompts`` (rows of token ids) and ``answer`` (tokens to
 make); OUT gets ``logprobs`` and ``answers``, or the ``error`` by which vLLM refused.
 """
@@ -14,8 +16,10 @@ import vllm
 from vllm import LLM, SamplingParams
 
 
-def main(checkpoint: str, kv_cache: str, tasks: str, out: str) -> None:
+def main(checkpoint: str, kv_cache: str, tasks: str, out: str, emulated: str = "") -> None:
     """Run and write what came of it."""
+    if emulated:
+        emulate()
     asked = json.loads(Path(tasks).read_text(encoding="utf-8"))
     found: dict[str, object] = {"vllm": vllm.__version__}
     try:
@@ -29,6 +33,19 @@ def main(checkpoint: str, kv_cache: str, tasks: str, out: str) -> None:
     else:
         found |= scores(llm, asked)
     Path(out).write_text(json.dumps(found), encoding="utf-8")
+
+
+def emulate() -> None:
+    """Mend vLLM's tables for the CPU; only in this process."""
+    from vllm.model_executor.kernels import linear
+    from vllm.model_executor.layers.fusion import fused_act_quant
+    from vllm.platforms import PlatformEnum
+
+    fused_act_quant._FUSED_ACT_QUANT.clear()
+    nvfp4 = linear.EmulationNvFp4LinearKernel
+    linear._POSSIBLE_NVFP4_KERNELS[PlatformEnum.CPU] = [nvfp4]
+    mxfp8 = linear.EmulationMxfp8LinearKernel
+    linear._POSSIBLE_MXFP8_KERNELS[PlatformEnum.CPU] = [mxfp8]
 
 
 def scores(llm: LLM, asked: dict) -> dict[str, object]:

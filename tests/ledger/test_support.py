@@ -152,18 +152,41 @@ def test_turing_has_no_tensorrt_llm_and_one_reason_says_so():
 def test_bitsandbytes_is_turing_s_way_in_vllm_and_embedded():
     for weights in (INT8, Format.NF4):
         recipe = made("bnb", weights, backend="bitsandbytes")
-        assert runs(recipe, TIERS["t4"], "vllm", "")
+        assert runs(recipe, TIERS["t4"], "vllm", "0.20.2")
         assert runs(recipe, TIERS["t4"], "embedded", "")
         assert "cannot read" in ledger.support(recipe, TIERS["h100"], "trtllm", "")[0].reason
 
 
-def test_a_cpu_runs_the_embedded_runtime_only():
+def test_what_a_newer_vllm_has_dropped_names_the_last_version_that_had_it():
+    recipe = made("bnb", Format.NF4, backend="bitsandbytes")
+    (refusal,) = ledger.support(recipe, TIERS["h100"], "vllm", "0.32.0")
+    assert "up to version 0.20.2, not in 0.32.0" in refusal.reason
+    assert refusal.hint == 'target.runtime_version = "0.20.2"'
+
+
+def test_what_a_newer_vllm_has_begun_to_take_names_it():
+    recipe = made("w4a16_nvfp4", Format.NVFP4)
+    assert runs(recipe, TIERS["h100"], "vllm", "0.32.0")
+    (refusal,) = ledger.support(recipe, TIERS["h100"], "vllm", "0.20.2")
+    assert refusal.hint == 'target.runtime_version = "0.32.0" or newer'
+
+
+def test_a_cpu_runs_the_embedded_runtime_and_what_vllm_was_seen_to_load_there():
     for name, recipe in RECIPES.items():
         if name not in {"MXFP4", "KV_NVFP4", "KV_INT8"}:
             assert runs(recipe, TIERS["cpu"], "embedded", "")
-        for runtime in ("trtllm", "vllm"):
-            (refusal,) = ledger.support(recipe, TIERS["cpu"], runtime, "")
-            assert "needs a GPU tier, not cpu" in refusal.reason
+        (refusal,) = ledger.support(recipe, TIERS["cpu"], "trtllm", "")
+        assert "needs a GPU tier, not cpu" in refusal.reason
+    taken = {name for name in RECIPES if runs(RECIPES[name], TIERS["cpu"], "vllm", "0.32.0")}
+    assert taken == {"FP8_rowwise"}
+    assert runs(made("none", BF16), TIERS["cpu"], "vllm", "0.32.0")
+    assert not runs(made("none", BF16), TIERS["cpu"], "vllm", "0.20.2")
+    for name, said in (
+        ("FP8_per_tensor", "AMX"),
+        ("NVFP4", "no kernel"),
+        ("W4A16_AWQ", "ModelOpt"),
+    ):
+        assert said in ledger.support(RECIPES[name], TIERS["cpu"], "vllm", "")[0].reason
 
 
 @pytest.mark.parametrize(("tier", "fits"), [("t4", False), ("a100", False), ("l4", True)])

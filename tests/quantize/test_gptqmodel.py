@@ -11,11 +11,11 @@ import pytest
 
 from builders.bundle import Tree
 from builders.checkpoint import Checkpoint
+from builders.environment import Environment
 from builders.errors import PlanError, ToolError, UsageError
 from builders.home import Home
 from builders.progress import silent
 from builders.quantize import gptqmodel, quantize, worker
-from builders.quantize.environment import Environment
 from builders.recipe import Calibration, shipped
 from fakes.checkpoints import tiny_llama, tiny_mixtral, tiny_qwen2, tiny_qwen3_moe
 from fakes.environments import ready

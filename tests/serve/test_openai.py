@@ -1,6 +1,7 @@
 """A server that speaks the OpenAI protocol is entered when it is healthy, and always ended."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -33,12 +34,17 @@ def test_it_is_entered_when_healthy_and_ended_with_the_block(serving):
         assert server.models == ("checkpoint",)
         assert server.alive()
         assert server.url.endswith("/v1")
+        assert server.obituary() == ""
+        os.kill(server.child.pid, signal.SIGKILL)
+        server.child.wait()
+        assert "the server ended with -9" in server.obituary()
     assert not server.alive()
 
 
 @pytest.mark.parametrize(("mode", "said"), [
     ("fail", r"ended with 1 while starting(.|\n)*out of memory"),
     ("empty", "names no model"),
+    ("mute", "healthy and does not answer"),
 ])  # fmt: skip
 def test_one_that_cannot_serve_says_why(serving, mode, said):
     with pytest.raises(ToolError, match=said), serving(mode):

