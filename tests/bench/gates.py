@@ -1,11 +1,13 @@
-"""How good the scoring gates are: how often they err at their margin, and how fast they ask.
+"""How good the gates are: how often they err at their margin, and how fast and exact they are.
 
-    python tests/bench/gates.py [--trials N] [--docs] [errors] [speed]
+    python tests/bench/gates.py [--trials N] [--aiperf PATH] [--docs] all|TABLE...
 
 ``errors`` simulates candidates that do exactly as much harm as the margin allows (a gate errs when
-it passes one) and candidates that do none (its power). ``speed`` asks a few-shot task of MMLU's
-shape, of the demo model, through our scorer and through lm-eval's own ``hf`` model, in turns.
-Prints Markdown tables; ``--docs`` writes them into docs/gates.md between its markers.
+it passes one) and candidates that do none (its power); ``early`` looks at a few of their units
+first. ``speed`` asks a few-shot task of MMLU's shape, of the demo model, through our scorer and
+through lm-eval's own ``hf`` model, in turns. ``prompts`` stands in prompts.py; ``coverage``,
+``controls`` and ``client`` in latency.py. Prints Markdown tables; ``--docs`` writes them between
+their markers in docs/gates*.md.
 """
 
 import argparse
@@ -14,46 +16,86 @@ import math
 import os
 import random
 import re
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+import latency
+import prompts
+
+from builders.gate.policy import EARLY
+from builders.gate.scoring.corpus import spread
 from builders.gate.statistics import graded, power
 from builders.gate.statistics.intervals import Bounds, mean_bounds, tango_bounds
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs" / "gates.md"
+PAGES = [ROOT / "docs" / name for name in ("gates.md", "gates-prompts.md", "gates-latency.md")]
 DEMO = ROOT / "demo"
 CONFIDENCE, SEED, ROUNDS = 0.95, 20261124, 3
 SUBJECTS, SHOTS, QUESTIONS = 4, 5, 95
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """The differences of one candidate, and what each belongs to."""
+
+    values: Sequence[float]
+    names: Sequence[int] | None = None
+
+    def few(self, count: int) -> "Drawn":
+        """Keep so many of them, evenly spread, as a look at the first few does."""
+        places = list(spread(len(self.values), count))
+        names = self.names and [self.names[place] for place in places]
+        return Drawn([self.values[place] for place in places], names)
+
+
+Draw = Callable[[random.Random, float], Drawn]
+BOUNDS: dict[str, Callable[[Drawn, float], Bounds]] = {
+    "accuracy": lambda drawn, c: tango_bounds(drawn.values, confidence=c, clusters=drawn.names),
+    "perplexity": lambda drawn, c: mean_bounds(
+        drawn.values, confidence=c, clusters=drawn.names, series=True
+    ),
+    "prompts": lambda drawn, c: graded.bounds(drawn.values, confidence=c),
+    "latency": lambda drawn, c: mean_bounds(drawn.values, confidence=c),
+}
+
+
+@dataclass(frozen=True)
 class Case:
-    """One gate in one situation: ``draw`` bounds a candidate of so much true harm."""
+    """One gate in one situation: ``draw`` draws a candidate of so much true harm."""
 
     gate: str
     units: int
     about: str
     margin: float
-    draw: Callable[[random.Random, float], Bounds]
+    draw: Draw
     exact: float | None = None
 
+    @property
+    def limit(self) -> float:
+        """The margin, as the gate's bounds count."""
+        return self.margin if self.gate in {"accuracy", "prompts"} else math.log1p(self.margin)
 
-def flips(units: int, share: float) -> Callable[[random.Random, float], Bounds]:
+    def bounds(self, drawn: Drawn, confidence: float = CONFIDENCE) -> Bounds:
+        """Bound what was drawn as the gate does."""
+        return BOUNDS[self.gate](drawn, confidence)
+
+
+def flips(units: int, share: float) -> Draw:
     """Right or wrong items, each flipping by itself."""
 
-    def draw(dice: random.Random, harm: float) -> Bounds:
+    def draw(dice: random.Random, harm: float) -> Drawn:
         lost = (share + harm) / 2
         values = [
             1 if (chance := dice.random()) < lost else -1 if chance < share else 0
             for _ in range(units)
         ]
-        return tango_bounds(values, confidence=CONFIDENCE)
+        return Drawn(values)
 
     return draw
 
@@ -61,7 +103,7 @@ def flips(units: int, share: float) -> Callable[[random.Random, float], Bounds]:
 def subjects(groups: int, each: int, share: float, spread: float):
     """Items in subjects, some of which are harmed more than others."""
 
-    def draw(dice: random.Random, harm: float) -> Bounds:
+    def draw(dice: random.Random, harm: float) -> Drawn:
         values, names = [], []
         for group in range(groups):
             own = min(max(harm + dice.gauss(0, spread), -share), share)
@@ -69,7 +111,7 @@ def subjects(groups: int, each: int, share: float, spread: float):
                 chance = dice.random()
                 values.append(1 if chance < (share + own) / 2 else -1 if chance < share else 0)
                 names.append(group)
-        return tango_bounds(values, confidence=CONFIDENCE, clusters=names)
+        return Drawn(values, names)
 
     return draw
 
@@ -78,7 +120,7 @@ def windows(documents: int, each: int, *, lean: float = 0.0, shared: float = 0.0
     """Windows' log-ratios: each leans on the last, and a document's share something."""
     spread = 0.0131  # of a window, FP8 on a model of 9M parameters
 
-    def draw(dice: random.Random, harm: float) -> Bounds:
+    def draw(dice: random.Random, harm: float) -> Drawn:
         values, names, last = [], [], 0.0
         for document in range(documents):
             common = dice.gauss(0, spread * shared)
@@ -86,7 +128,7 @@ def windows(documents: int, each: int, *, lean: float = 0.0, shared: float = 0.0
                 last = lean * last + math.sqrt(1 - lean * lean) * dice.gauss(0, spread)
                 values.append(math.log1p(harm) + common + last)
                 names.append(document)
-        return mean_bounds(values, confidence=CONFIDENCE, clusters=names, series=True)
+        return Drawn(values, names)
 
     return draw
 
@@ -94,13 +136,13 @@ def windows(documents: int, each: int, *, lean: float = 0.0, shared: float = 0.0
 def shares(units: int, samples: int, changed: float):
     """Prompts asked several times: of some the share of right answers moves."""
 
-    def draw(dice: random.Random, harm: float) -> Bounds:
+    def draw(dice: random.Random, harm: float) -> Drawn:
         worse = (changed + harm * samples / ((samples + 1) / 2)) / 2
         values = []
         for _ in range(units):
             chance, size = dice.random(), dice.randint(1, samples) / samples
             values.append(size if chance < worse else -size if chance < changed else 0.0)
-        return graded.bounds(values, confidence=CONFIDENCE)
+        return Drawn(values)
 
     return draw
 
@@ -108,9 +150,9 @@ def shares(units: int, samples: int, changed: float):
 def pairs(count: int, spread: float):
     """Pairs of load runs, by their log-ratios."""
 
-    def draw(dice: random.Random, harm: float) -> Bounds:
+    def draw(dice: random.Random, harm: float) -> Drawn:
         values = [math.log1p(harm) + dice.gauss(0, spread) for _ in range(count)]
-        return mean_bounds(values, confidence=CONFIDENCE)
+        return Drawn(values)
 
     return draw
 
@@ -135,29 +177,61 @@ def cases() -> Iterator[Case]:
     ):
         draw = windows(documents, each, **options)
         yield Case("perplexity", documents * each, about, 0.01, draw)
-    yield Case("prompts", 200, "one answer each, 6 % flip", 0.02, flips_graded(200, 0.06))
+    yield Case("prompts", 200, "one answer each, 6 % flip", 0.02, flips(200, 0.06))
     yield Case("prompts", 400, "four answers each, 20 % move", 0.05, shares(400, 4, 0.20))
     yield Case("latency", 8, "pairs scatter by 4 %", 0.05, pairs(8, 0.04))
     yield Case("latency", 16, "pairs scatter by 4 %", 0.05, pairs(16, 0.04))
 
 
-def flips_graded(units: int, share: float):
-    """Right or wrong answers, bounded as the prompts gate does."""
-
-    def draw(dice: random.Random, harm: float) -> Bounds:
-        lost = (share + harm) / 2
-        chances = [dice.random() for _ in range(units)]
-        values = [1.0 if c < lost else -1.0 if c < share else 0.0 for c in chances]
-        return graded.bounds(values, confidence=CONFIDENCE)
-
-    return draw
-
-
 def passes(case: Case, harm: float, trials: int) -> float:
     """Return how often a candidate of this true harm passes."""
     dice = random.Random(f"{SEED} {case.gate} {case.units} {case.about} {harm}")
-    limit = case.margin if case.gate in {"accuracy", "prompts"} else math.log1p(case.margin)
-    return sum(case.draw(dice, harm).high < limit for _ in range(trials)) / trials
+    found = (case.bounds(case.draw(dice, harm)).high < case.limit for _ in range(trials))
+    return sum(found) / trials
+
+
+def looked_at() -> Iterator[tuple[Case, int]]:
+    """Every situation of the early table, with how many units are looked at first."""
+    yield Case("accuracy", 1000, "5% of the items flip", 0.01, flips(1000, 0.05)), 200
+    yield Case("accuracy", 1000, "10% of the items flip", 0.02, flips(1000, 0.10)), 200
+    yield Case("perplexity", 280, "independent", 0.01, windows(280, 1)), 16
+    yield Case("perplexity", 280, "neighbours alike (0.3)", 0.01, windows(280, 1, lean=0.3)), 16
+    draw = windows(40, 7, shared=0.7)
+    yield Case("perplexity", 280, "40 documents of 7, each alike", 0.01, draw), 16
+    yield Case("prompts", 400, "one answer each, 6 % flip", 0.02, flips(400, 0.06)), 50
+    yield Case("prompts", 400, "four answers each, 20 % move", 0.05, shares(400, 4, 0.20)), 50
+
+
+def early(trials: int) -> str:
+    """Return the table of what an early look stops, and of what it costs."""
+    times = (0, 1, 3, 5, 10)
+    head = ("gate", "units", "looked at", "situation", "margin", "power lost",
+            *(f"stops {n}×" if n else "stops harmless" for n in times))  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", f"| --- | ---: | ---: | --- |{' ---: |' * (len(head) - 4)}"]
+    for case, few in looked_at():
+        dice, stopped, lost = (
+            random.Random(f"{SEED} early {case.about}"),
+            dict.fromkeys(times, 0),
+            0,
+        )
+        for multiple in times:
+            for _ in range(trials):
+                drawn = case.draw(dice, multiple * case.margin)
+                stops = case.bounds(drawn.few(few), EARLY).low > case.limit
+                stopped[multiple] += stops
+                lost += stops and not multiple and case.bounds(drawn).high < case.limit
+        shown = [f"{lost / trials:.2%}", *(f"{count / trials:.2%}" for count in stopped.values())]
+        lines.append(
+            f"| {case.gate} | {case.units:,} | {few} | {case.about} | {case.margin:.1%} |"
+            f" {' | '.join(shown)} |"
+        )
+        print(lines[-1], file=sys.stderr, flush=True)
+    trailer = (
+        f"{trials:,} trials each, seed {SEED}; looks at {EARLY:.1%} confidence, one-sided. Stops"
+        " N×: of candidates whose harm is N times the margin. Power lost: harmless candidates that"
+        " would have passed and were stopped."
+    )
+    return "\n".join([*lines, "", trailer])
 
 
 def errors(trials: int) -> str:
@@ -306,25 +380,38 @@ def compared(name: str, rounds: list) -> str:
     )
 
 
+def document(name: str, text: str) -> None:
+    """Put a table between its markers, on the page that has them."""
+    pattern = re.compile(rf"(<!-- bench:{name} -->\n).*?(<!-- end:{name} -->)", re.DOTALL)
+    (page,) = (one for one in PAGES if pattern.search(one.read_text(encoding="utf-8")))
+    whole = page.read_text(encoding="utf-8")
+    made = pattern.sub(lambda match: f"{match[1]}{text}\n{match[2]}", whole)
+    page.write_text(made, encoding="utf-8")
+
+
 def main() -> None:
     """Make the tables that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=["errors", "speed", []])
-    parser.add_argument("--trials", type=int, default=4000)
+    parser.add_argument("--trials", type=int, default=0, help="instead of each table's own number")
+    parser.add_argument("--aiperf", default=shutil.which("aiperf"))
     parser.add_argument("--docs", action="store_true")
+    makers: dict[str, tuple[Callable[[int], str], int]] = {
+        "errors": (errors, 4000),
+        "early": (early, 4000),
+        "prompts": (prompts.table, 2000),
+        "coverage": (latency.coverage, 2000),
+        "controls": (latency.controls, 1000),
+        "speed": (speed, 0),
+        "client": (lambda _: latency.exactness(asked.aiperf), 0),
+    }
+    parser.add_argument("tables", nargs="+", choices=[*makers, "all"])
     asked = parser.parse_args()
-    for name in asked.tables or ["errors", "speed"]:
-        text = {"errors": errors, "speed": speed}[name](asked.trials)
-        print(text)
+    for name in makers if "all" in asked.tables else asked.tables:
+        make, usual = makers[name]
+        text = make(asked.trials or usual)
+        print(f"{text}\n", flush=True)
         if asked.docs:
-            page, count = re.subn(
-                rf"(<!-- bench:{name} -->\n).*?(<!-- end:{name} -->)",
-                lambda match, text=text: f"{match[1]}{text}\n{match[2]}",
-                DOCS.read_text(encoding="utf-8"),
-                flags=re.DOTALL,
-            )
-            assert count == 1, name
-            DOCS.write_text(page, encoding="utf-8")
+            document(name, text)
 
 
 if __name__ == "__main__":

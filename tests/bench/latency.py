@@ -1,36 +1,33 @@
 """How good the latency gate and its client are: does the interval hold, is the client exact?
 
-    python tests/bench/latency.py [--trials N] [--aiperf PATH] [--docs] [coverage] [client]
-
-``coverage`` simulates pairs of runs on a queue and counts how often the interval holds the truth.
-``client`` measures a server whose schedule is known to the microsecond, through our client and, if
-it is installed, through AIPerf, in turns. Prints Markdown tables; ``--docs`` writes them into
-docs/gates-latency.md between its markers.
+``coverage`` simulates pairs of runs on a queue and counts how often the interval holds the truth;
+``controls`` how often the gate's controls void a sound run. ``client`` measures servers whose
+schedules are known to the microsecond, through our clients and, if it is installed, through AIPerf,
+in turns. ``python tests/bench/gates.py coverage controls client`` makes the tables.
 """
 
-import argparse
 import asyncio
 import heapq
 import json
 import math
 import os
 import random
-import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from builders.gate.speed import slowdown
+from builders.errors import EvidenceError
+from builders.gate.speed import slowdown, slowed
 from builders.gate.speed.blocks import BASELINE, CANDIDATE, Block, Timing, quantile
-from builders.gate.speed.calibration import metronome
+from builders.gate.speed.calibration import HTTP, Rehearsal, metronome
 from builders.gate.wire import client
-from builders.gate.wire.openai import OpenAiEndpoint
+from builders.serve.grpc import TritonEndpoint
 
 ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs" / "gates-latency.md"
+GRPC = Rehearsal.of(TritonEndpoint("", ""))
+CLIENTS = {"enginesmith": HTTP, "enginesmith, gRPC": GRPC}
 CONFIDENCE = 0.95  # on each side, so the interval between both bounds holds 90 %
 SLOTS, PAIRS, REQUESTS = 4, 8, 200
 TTFT, ITL, TOKENS, WAVES = 0.05, 0.01, 32, 10
@@ -46,19 +43,25 @@ def queued(arrivals: list[float], work: list[float]) -> list[float]:
     return found
 
 
-def pair(dice: random.Random, number: int, load: float) -> list[Block]:
-    """Simulate one pair on equal servers: one trace, and each run's own speed and luck."""
+def pair(
+    dice: random.Random, number: int, load: float, *, count: int = REQUESTS, slower: float = 1.0
+) -> list[Block]:
+    """Simulate one pair on equal servers: one trace, and each run's own speed and luck.
+
+    All that the candidate says comes ``slower`` times as late.
+    """
     arrivals, now, work = [], 0.0, []
-    for _ in range(REQUESTS):
+    for _ in range(count):
         now += dice.expovariate(SLOTS * load)
         arrivals.append(now)
         work.append(dice.lognormvariate(-0.125, 0.5))
     blocks = []
     for side in (BASELINE, CANDIDATE):
         speed = dice.lognormvariate(0, 0.01)
+        stretch = slower if side == CANDIDATE else 1.0
         own = [seconds * speed * dice.lognormvariate(-0.02, 0.2) for seconds in work]
         requests = tuple(
-            Timing(intended=0.0, sent=0.0, arrivals=((taken, 1),))
+            Timing(intended=0.0, sent=0.0, arrivals=((taken * stretch, 1),))
             for taken in queued(arrivals, own)
         )
         blocks.append(Block(pair=number, side=side, requests=requests))
@@ -95,11 +98,59 @@ def coverage(trials: int) -> str:
     return "\n".join([*lines, "", trailer])
 
 
-async def ours(concurrency: int, waves: int) -> dict[str, float]:
-    """Measure the metronome with our client, ``concurrency`` requests in flight."""
+FEW = 32  # requests of a control's block, where 16 are in flight
+
+
+def judged(dice: random.Random, load: float, margin: float, pairs: int, **how):
+    """Judge simulated pairs of equal servers, or of one and itself ``slower``."""
+    kept = {name: how.pop(name) for name in ("more", "confidence") if name in how}
+    blocks = [block for number in range(pairs) for block in pair(dice, number, load, **how)]
+    return slowdown.verdict(blocks, "ttft", margin=margin, **{"confidence": CONFIDENCE} | kept)
+
+
+def controls(trials: int) -> str:
+    """Count how often sound controls void a run, and how often its own verdict would pass."""
+    head = ("load", "margin", "void: differs", "void: scatters", "void: slowed, not seen",
+            "a harmless candidate passes")  # fmt: skip
+    lines = [f"| {' | '.join(head)} |", "| ---: | ---: | ---: | ---: | ---: | ---: |"]
+    more = PAIRS * REQUESTS / (4 * FEW)
+    for load in (0.5, 0.7, 0.85):
+        for margin in (0.05, 0.1, 0.2):
+            slower = 1 + max(slowed.BEYOND * margin, slowed.LEAST)
+            counts = [0, 0, 0, 0]
+            for trial in range(trials):
+                seed, case = f"controls {load} {trial}", (load, margin)
+                own = judged(random.Random(seed), *case, 4, count=FEW, confidence=slowed.SURE)
+                wide = judged(random.Random(seed), *case, 4, count=FEW, more=more)
+                slow = judged(random.Random(seed), *case, 4, count=FEW, slower=slower)
+                counts[0] += void(slowed.refuse_moody, own)
+                counts[1] += void(slowed.refuse_coarse, wide)
+                counts[2] += void(slowed.refuse_blind, slow, slower)
+                counts[3] += judged(random.Random(f"{seed} whole"), *case, PAIRS).high < margin
+            shares = " | ".join(f"{count / trials:.1%}" for count in counts)
+            lines.append(f"| {load:.0%} | {margin:.0%} | {shares} |")
+            print(lines[-1], file=sys.stderr, flush=True)
+    trailer = (
+        f"{trials:,} trials each, TTFT p50 on the same queue: {PAIRS} pairs of {REQUESTS} requests,"
+        f" controls of 4 pairs of {FEW}."
+    )
+    return "\n".join([*lines, "", trailer])
+
+
+def void(refuse, *found) -> bool:
+    """Whether a control refuses what it found."""
+    try:
+        refuse(*found)
+    except EvidenceError:
+        return True
+    return False
+
+
+async def ours(rehearsal: Rehearsal, concurrency: int, waves: int) -> dict[str, float]:
+    """Measure a metronome with our client of it, ``concurrency`` requests in flight."""
     answers: list[client.Answer] = []
-    async with metronome(TTFT, ITL) as (url, late):
-        async with OpenAiEndpoint(url=url, model="metronome", chat=True) as endpoint:
+    async with metronome(TTFT, ITL, program=rehearsal.metronome) as (port, late):
+        async with rehearsal.endpoint.like(port) as endpoint:
 
             async def work(tokens: int) -> None:
                 request = client.Request(prompt="tick " * 20, max_tokens=tokens, ignore_eos=True)
@@ -128,10 +179,10 @@ async def ours(concurrency: int, waves: int) -> dict[str, float]:
 async def aiperf(program: str, concurrency: int, waves: int) -> dict[str, float]:
     """Measure the same server with AIPerf, the same requests in flight."""
     with tempfile.TemporaryDirectory() as folder:
-        async with metronome(TTFT, ITL) as (url, late):
+        async with metronome(TTFT, ITL) as (port, late):
             argv = [
                 *(program, "profile", "-m", "metronome", "--endpoint-type", "chat", "--streaming"),
-                *("-u", url.removesuffix("/v1"), "--concurrency", str(concurrency)),
+                *("-u", f"http://127.0.0.1:{port}", "--concurrency", str(concurrency)),
                 *("--request-count", str(concurrency * waves), "--use-server-token-count"),
                 *("--synthetic-input-tokens-mean", "20", "--output-tokens-mean", str(TOKENS)),
                 *("--tokenizer", str(ROOT / "demo" / "model"), "--artifact-dir", folder),
@@ -158,17 +209,19 @@ async def aiperf(program: str, concurrency: int, waves: int) -> dict[str, float]
     }
 
 
-def command(concurrency: int) -> float:
+def command(rehearsal: Rehearsal, concurrency: int) -> float:
     """Return how long ``enginesmith latency`` takes beyond the traffic, by the server's schedule.
 
-    The traffic is what it times, and the coherence check of each side: one whole answer and four
-    first tokens.
+    The traffic is what it times, and the coherence check of each side: one whole answer, and over
+    HTTP, which tells of prompts' lengths, four first tokens.
     """
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out")
 
         async def run() -> float:
-            async with metronome(TTFT, ITL) as (url, _):
+            async with metronome(TTFT, ITL, program=rehearsal.metronome) as (port, _):
+                url = f"{'grpc' if rehearsal is GRPC else 'http'}://127.0.0.1:{port}"
+                url += "" if rehearsal is GRPC else "/v1"
                 load = (f"requests={max(concurrency, 2)}", f"concurrency={concurrency}")
                 sets = (*load, "pairs=4", "warm_up=0", "client_share=1e6")
                 argv = [
@@ -186,7 +239,8 @@ def command(concurrency: int) -> float:
         seconds = asyncio.run(run())
         blocks = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     timed = sum(max(one["times"][-1] for one in block["requests"]) for block in blocks)
-    return seconds - timed - 2 * (5 * TTFT + (TOKENS - 1) * ITL)
+    first = TTFT if rehearsal is GRPC else 5 * TTFT
+    return seconds - timed - 2 * (first + (TOKENS - 1) * ITL)
 
 
 def exactness(program: str | None) -> str:
@@ -201,7 +255,13 @@ def exactness(program: str | None) -> str:
     ]
     before = os.getloadavg()[0]
     for concurrency in (1, 16, 64):
-        runs = [("enginesmith", lambda c: asyncio.run(ours(c, WAVES)) | {"beyond": command(c)})]
+        runs = [
+            (
+                name,
+                lambda c, r=rehearsal: asyncio.run(ours(r, c, WAVES)) | {"beyond": command(r, c)},
+            )
+            for name, rehearsal in CLIENTS.items()
+        ]
         if program:
             runs.append(("AIPerf", lambda c: asyncio.run(aiperf(program, c, WAVES))))
         for name, run in runs:
@@ -221,36 +281,3 @@ def exactness(program: str | None) -> str:
         "calibration and judging."
     )
     return "\n".join([*lines, "", trailer])
-
-
-def document(name: str, text: str) -> None:
-    """Put a table between its markers in the documentation."""
-    begin, end = f"<!-- bench:{name} -->", f"<!-- end:{name} -->"
-    whole = DOCS.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(whole):
-        raise SystemExit(f"{DOCS} has no markers for {name}")
-    DOCS.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", whole), encoding="utf-8")
-
-
-def main() -> None:
-    """Print the tables that were asked for, both without a word."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=["coverage", "client", []], default=[])
-    parser.add_argument("--trials", type=int, default=2000)
-    parser.add_argument("--aiperf", default=shutil.which("aiperf"))
-    parser.add_argument("--docs", action="store_true")
-    asked = parser.parse_args()
-    makers = {
-        "coverage": lambda: coverage(asked.trials),
-        "client": lambda: exactness(asked.aiperf),
-    }
-    for name in asked.tables or makers:
-        text = makers[name]()
-        print(f"{text}\n")
-        if asked.docs:
-            document(name, text)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,20 +1,18 @@
 """How often the prompts gate errs at its margin: the score interval, the bootstrap, the length.
 
-    python tests/bench/prompts.py [--trials N] [--docs]
-
 Simulates candidates that do exactly as much harm as the margin allows and counts how many pass,
-and harmless ones. Prints a Markdown table; ``--docs`` writes it into docs/gates-prompts.md.
+and harmless ones. ``python tests/bench/gates.py prompts`` makes the table.
 """
 
-import argparse
+import math
+import os
 import random
-import re
-from pathlib import Path
+import sys
+from concurrent.futures import ProcessPoolExecutor
 
 from builders.gate.answering.habits import Trial
 from builders.gate.statistics import bootstrap, graded
 
-DOCS = Path(__file__).parents[2] / "docs" / "gates-prompts.md"
 CONFIDENCE = 0.95
 HEAD = ("graded scores", "prompts", "margin", "score: at the margin", "score: no harm",
         "BCa: at the margin", "BCa: no harm")  # fmt: skip
@@ -44,24 +42,30 @@ def halved(dice: random.Random, harm: float) -> float:
 WORLDS = {"shifted": shifted, "skewed": skewed, "rare": rare, "halved": halved}
 
 
-def scores(trials: int) -> list[str]:
+def row(name: str, units: int, margin: float, trials: int) -> str:
     """Count how often each interval passes graded scores at the margin, and without any harm."""
-    lines = []
-    for name, world in WORLDS.items():
-        for units, margin in ((50, 0.1), (100, 0.05), (200, 0.05)):
-            dice = random.Random(f"{name} {units}")
-            passed = {"score": [0, 0], "bca": [0, 0]}
-            for _ in range(trials):
-                for place, harm in enumerate((margin, 0.0)):
-                    values = [world(dice, harm) for _ in range(units)]
-                    found = graded.bounds(values, confidence=CONFIDENCE)
-                    passed["score"][place] += found.high < margin
-                    if bootstrap.fits(values):
-                        found = bootstrap.bounds(values, confidence=CONFIDENCE, resamples=999)
-                    passed["bca"][place] += found.high < margin
-            shares = [f"{count / trials:.1%}" for pair in passed.values() for count in pair]
-            lines.append(f"| {name} | {units} | {margin:g} | {' | '.join(shares)} |")
-    return lines
+    world, dice = WORLDS[name], random.Random(f"{name} {units}")
+    passed = {"score": [0, 0], "bca": [0, 0]}
+    for _ in range(trials):
+        for place, harm in enumerate((margin, 0.0)):
+            values = [world(dice, harm) for _ in range(units)]
+            found = graded.bounds(values, confidence=CONFIDENCE)
+            passed["score"][place] += found.high < margin
+            if bootstrap.fits(values):
+                found = bootstrap.bounds(values, confidence=CONFIDENCE, resamples=999)
+            passed["bca"][place] += found.high < margin
+    shares = [f"{count / trials:.1%}" for pair in passed.values() for count in pair]
+    line = f"| {name} | {units} | {margin:g} | {' | '.join(shares)} |"
+    print(line, file=sys.stderr, flush=True)
+    return line
+
+
+def scores(trials: int) -> list[str]:
+    """Return a line for each world and number of prompts; each has dice of its own."""
+    sizes = ((50, 0.1), (100, 0.05), (200, 0.05))
+    jobs = [(name, units, margin, trials) for name in WORLDS for units, margin in sizes]
+    with ProcessPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+        return list(pool.map(row, *zip(*jobs, strict=True)))
 
 
 def lengths(trials: int) -> list[str]:
@@ -88,32 +92,21 @@ def lengths(trials: int) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, default=2000)
-    parser.add_argument("--docs", action="store_true")
-    asked = parser.parse_args()
-    text = "\n".join(
+def table(trials: int) -> str:
+    """Return both tables and what they are."""
+    return "\n".join(
         [
             f"| {' | '.join(HEAD)} |",
             f"| --- |{' ---: |' * (len(HEAD) - 1)}",
-            *scores(asked.trials),
+            *scores(trials),
             "",
             "| length, prompts | margin | at the margin | no change |",
             "| ---: | ---: | ---: | ---: |",
-            *lengths(asked.trials),
+            *lengths(trials),
             "",
-            f"Shares that pass of {asked.trials:,} trials each; nominal 5 % at the margin.",
+            (
+                f"Shares that pass of {trials:,} trials each; nominal 5 % at the margin, where a"
+                f" simulated share is uncertain by ±{196 * math.sqrt(0.0475 / trials):.1f} points."
+            ),
         ]
     )
-    print(text)
-    if asked.docs:
-        begin, end = "<!-- bench:prompts -->", "<!-- end:prompts -->"
-        whole = DOCS.read_text(encoding="utf-8")
-        pattern = re.compile(f"{begin}.*?{end}", re.DOTALL)
-        DOCS.write_text(pattern.sub(lambda _: f"{begin}\n{text}\n{end}", whole), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,8 +1,8 @@
 """Controls of the latency gate: a baseline against itself, and against itself slowed on purpose.
 
-The first must show no difference, and no more scatter than the margin leaves room for; the second,
-whose time runs slower by twice the margin, must be found worse. Both are judged as if they had as
-many requests as the gate itself.
+The first must show no difference, and no scatter in which the gate's own pairs would drown; the
+second, which takes twice as long or longer by twice the margin, must be found worse. Few pairs have
+wide bounds: a sound run is seldom void, as simulated in tests/bench/latency.py.
 """
 
 import asyncio
@@ -20,7 +20,10 @@ from builders.gate.speed import latency
 from builders.gate.speed.latency import Pair, Settings
 from builders.verdict import Outcome, Verdict
 
-BEYOND: Final = 2.0  # times the largest margin, by which everything takes longer
+BEYOND: Final = 2.0  # times the largest margin, by which everything takes longer, and
+LEAST: Final = 1.0  # by how much at least: less is not seen by few pairs
+SURE: Final = 0.995  # that a baseline differs from itself, or the run is not void
+WIDE: Final = 2.0  # times the margin: so wide, a harmless candidate would hardly pass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,8 +97,8 @@ def _late(chunk: Chunk) -> Late:
 
 
 def factor(settings: Settings) -> float:
-    """Return by how much time is stretched: the largest margin, twice."""
-    return 1 + BEYOND * max(settings.margins.values())
+    """Return by how much time is stretched: the largest margin twice, or all of it."""
+    return 1 + max(BEYOND * max(settings.margins.values()), LEAST)
 
 
 def twice(subject: Pair, _settings: Settings) -> Pair:
@@ -122,13 +125,14 @@ def judge(both: Path, again: Path, damaged: Path, settings: Settings) -> tuple[V
     few = latency.few(settings)
     if few is None:
         return latency.judge(both, both, settings)
-    more = settings.size / few.size
-    floor = {v.gate: v for v in latency.judge(again, again, few, more=more)}
-    harmed = {v.gate: v for v in latency.judge(damaged, damaged, few, more=more)}
-    for verdict in floor.values():
-        _refuse_moody(verdict)
+    sure = replace(few, confidence=max(few.confidence, SURE))
+    floor = {v.gate: v for v in latency.judge(again, again, few, more=settings.size / few.size)}
+    harmed = {v.gate: v for v in latency.judge(damaged, damaged, few)}
+    for verdict in latency.judge(again, again, sure):
+        refuse_moody(verdict)
+        refuse_coarse(floor[verdict.gate])
     for verdict in harmed.values():
-        _refuse_blind(verdict, factor(settings))
+        refuse_blind(verdict, factor(settings))
     verdicts = latency.judge(both, both, settings)
     return tuple(
         _with(verdict, floor[verdict.gate], harmed[verdict.gate])
@@ -138,30 +142,35 @@ def judge(both: Path, again: Path, damaged: Path, settings: Settings) -> tuple[V
     )
 
 
-def _refuse_moody(verdict: Verdict) -> None:
-    allowed, margin = verdict.margin, math.log1p(verdict.margin)
-    low, value, high = (math.log1p(x) for x in (verdict.low, verdict.worse_by, verdict.high))
-    if max(low, -high) > margin / 2:
+def refuse_moody(verdict: Verdict) -> None:
+    """Void a run whose baseline surely differs from itself by half of the margin."""
+    if max(math.log1p(verdict.low), -math.log1p(verdict.high)) > math.log1p(verdict.margin) / 2:
         raise EvidenceError(
             f"{verdict.gate}: void, the baseline differs from itself by {verdict.worse_by:+.1%},"
-            f" with a margin of {allowed:.1%}",
+            f" with a margin of {verdict.margin:.1%}",
             hint="something else runs on this machine, or the order of the turns matters to it",
         )
-    if high - value > margin:
+
+
+def refuse_coarse(verdict: Verdict) -> None:
+    """Void a run whose baseline scatters so that its pairs could hardly tell anything."""
+    reach = math.log1p(verdict.high) - math.log1p(verdict.worse_by)
+    if reach > WIDE * math.log1p(verdict.margin):
         raise EvidenceError(
             f"{verdict.gate}: void, the baseline against itself scatters from {verdict.low:+.1%} to"
-            f" {verdict.high:+.1%}, with a margin of {allowed:.1%}",
+            f" {verdict.high:+.1%}, with a margin of {verdict.margin:.1%}",
             hint="measure on a quieter machine, with more pairs or requests, or widen the margin",
         )
 
 
-def _refuse_blind(verdict: Verdict, stretch: float) -> None:
+def refuse_blind(verdict: Verdict, stretch: float) -> None:
+    """Void a run in which a slowed baseline is not found worse."""
     if verdict.outcome is not Outcome.FAILED:
         raise EvidenceError(
             f"{verdict.gate}: void, a baseline slowed to {stretch:.3g} times its time is slower by"
             f" {verdict.worse_by:.1%} [{verdict.low:.1%}, {verdict.high:.1%}] only, where"
             f" {verdict.margin:.1%} is allowed: the instrument cannot see harm",
-            hint="measure on a quieter machine, with more pairs or requests, or raise controls",
+            hint="measure on a quieter machine, or raise latency.controls",
         )
 
 
