@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from builders.errors import ToolError
@@ -82,10 +83,24 @@ def converse(
     A code other than 0 at its end is a `ToolError` with the last lines of the log. Who stops
     listening ends the program: close the iterator.
     """
+    child = _piped(argv, log=log, env=env)
+    try:
+        yield from _answers(child, say)
+        code = child.wait()
+    finally:
+        stop(child)
+        child.stdout.close()  # type: ignore[union-attr] # a pipe, as asked
+    if code:
+        raise ToolError(f"{argv[0]} exited {code}:\n{tail(log)}", hint=f"the whole log: {log}")
+
+
+def _piped(
+    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None
+) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
         try:
-            child = subprocess.Popen(
+            return subprocess.Popen(
                 _bound(argv, env),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -95,14 +110,52 @@ def converse(
             )
         except OSError as error:
             raise ToolError(f"{argv[0]}: {error.strerror}", hint="enginesmith doctor") from error
+
+
+class Dialogue:
+    """A program that is spoken with, line by line, as long as anybody wants."""
+
+    def __init__(self, child: subprocess.Popen[bytes], argv: Sequence[str], log: Path) -> None:
+        self._child, self._name, self.log = child, argv[0], log
+
+    def say(self, line: str) -> None:
+        """Send a line; one that ended does not hear it, and says why when it is listened to."""
+        assert self._child.stdin
+        with contextlib.suppress(BrokenPipeError):
+            self._child.stdin.write(f"{line}\n".encode())
+            self._child.stdin.flush()
+
+    def hear(self) -> str:
+        """Wait for the next line; a program that ended is a `ToolError` with its last words."""
+        assert self._child.stdout
+        line = self._child.stdout.readline()
+        if not line:
+            code = self._child.wait()
+            raise ToolError(
+                f"{self._name} exited {code}:\n{tail(self.log)}", hint=f"the whole log: {self.log}"
+            )
+        return line.decode(errors="replace").rstrip("\r\n")
+
+
+@contextmanager
+def dialogue(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    grace: float = 20.0,
+) -> Iterator[Dialogue]:
+    """Speak with a program while the block runs, then end it; its stderr goes to ``log``."""
+    child = _piped(argv, log=log, env=env)
     try:
-        yield from _answers(child, say)
-        code = child.wait()
+        yield Dialogue(child, argv, log)
     finally:
+        with contextlib.suppress(OSError):
+            child.stdin.close()  # type: ignore[union-attr] # a pipe, as asked
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(grace if child.poll() is None else 0)  # it ends when nobody speaks
         stop(child)
         child.stdout.close()  # type: ignore[union-attr] # a pipe, as asked
-    if code:
-        raise ToolError(f"{argv[0]} exited {code}:\n{tail(log)}", hint=f"the whole log: {log}")
 
 
 def _answers(child: subprocess.Popen[bytes], say: str) -> Iterator[str]:

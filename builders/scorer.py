@@ -1,10 +1,16 @@
 """What tells the log-probabilities of given tokens: what gates ask for and engines give."""
 
+import math
+from array import array
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
 
 from builders.errors import EvidenceError
 from builders.progress import Progress, silent
+
+ABOVE: Final = 1e-3  # what rounding may lift a log-probability above zero
+FLOOR: Final = -9999.0  # what vLLM writes in place of minus infinity
 
 
 class Column(Protocol):
@@ -24,6 +30,38 @@ class TokenScores(Protocol):
     @property
     def greedy(self) -> Column:
         """Whether each token was the model's first choice."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlainScores:
+    """A row's scores without numpy: ln p of each token, and whether it came first."""
+
+    logprobs: "array[float]"
+    greedy: "array[int]"
+
+    @classmethod
+    def of(cls, logprobs: Sequence[float], greedy: Sequence[bool]) -> "PlainScores":
+        """Make them of lists."""
+        return cls(array("d", logprobs), array("b", greedy))
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Numbers of each place of a row, the likeliest token's first."""
+
+    values: Sequence[Sequence[float]]
+
+    def tolist(self) -> list[list[float]]:
+        """Return the values as plain lists."""
+        return [list(place) for place in self.values]
+
+
+@dataclass(frozen=True, slots=True)
+class PlainChoices:
+    """The likeliest tokens at each place of a row from the second on, and ln p of each."""
+
+    tokens: Places
+    logprobs: Places
 
 
 class Scorer(Protocol):
@@ -65,3 +103,18 @@ def check_rows(rows: Sequence[Sequence[int]], *, context: int, vocabulary: int) 
                 f"row {number} has a token outside the vocabulary of {vocabulary}",
                 hint="tokenize with this engine's own tokenizer",
             )
+
+
+def sound(who: str, value: float) -> float:
+    """Return a log-probability that can be one; any other is an `EvidenceError`."""
+    if not math.isfinite(value) or value <= FLOOR:
+        raise EvidenceError(
+            f"{who}: its log-probability is {value}, not a finite number",
+            hint="the model computes NaN or infinity: look at its scales",
+        )
+    if value > ABOVE:
+        raise EvidenceError(
+            f"{who}: its log-probability is {value:.4g}, above zero",
+            hint="the runtime does not compute what it says: no verdict can be built on it",
+        )
+    return value

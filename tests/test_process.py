@@ -114,3 +114,37 @@ def test_who_stops_listening_ends_the_program(tmp_path):
     child = int(next(heard))
     heard.close()
     wait_for(lambda: not alive(child))
+
+
+BACKWARDS = """import sys
+for line in sys.stdin: print(line.strip()[::-1], flush=True)
+print('over', file=sys.stderr)
+"""
+
+
+def test_a_dialogue_goes_to_and_fro_and_ends_the_program(tmp_path):
+    log = tmp_path / "log"
+    with process.dialogue([sys.executable, "-c", BACKWARDS], log=log) as spoken:
+        for word in ("abc", "täg"):
+            spoken.say(word)
+            assert spoken.hear() == word[::-1]
+    assert log.read_text() == "over\n"  # it was left to end by itself
+
+
+def test_a_program_that_ends_within_a_dialogue_has_its_last_words_told(tmp_path):
+    program = "import sys\nsys.stdin.readline()\nsys.exit('enough')"
+    with process.dialogue([sys.executable, "-c", program], log=tmp_path / "log") as spoken:
+        spoken.say("one")
+        with pytest.raises(ToolError, match="exited 1:\nenough"):
+            spoken.hear()
+        spoken.say("two")  # is heard by nobody, and breaks nothing
+
+
+def test_a_program_that_does_not_listen_is_ended_after_the_grace(tmp_path):
+    program = "import time\nprint('up', flush=True)\ntime.sleep(60)"
+    begun = time.monotonic()
+    with process.dialogue(
+        [sys.executable, "-c", program], log=tmp_path / "log", grace=0.2
+    ) as spoken:
+        assert spoken.hear() == "up"
+    assert time.monotonic() - begun < 20

@@ -18,7 +18,11 @@ BACKENDS: Final = {
     "tensorrt": "builders.engine.trtllm.compiled",
     "vllm": "builders.engine.vllm.builder",
 }
-SCORERS: Final = {"embedded": "builders.engine.embedded.model"}
+SCORERS: Final = {
+    "embedded": "builders.engine.embedded.model",
+    "llmapi": "builders.engine.trtllm.scoring",
+    "tensorrt": "builders.engine.trtllm.scoring",
+}
 
 __all__ = ["BACKENDS", "SCORERS", "EngineBuilder", "EngineSettings", "build", "scorer"]
 
@@ -57,7 +61,7 @@ class ScorerModule(Protocol):
 
 if TYPE_CHECKING:
     from builders.engine.embedded import builder, model
-    from builders.engine.trtllm import compiled, llmapi
+    from builders.engine.trtllm import compiled, llmapi, scoring
     from builders.engine.vllm import builder as vllm
 
     _builders: dict[str, EngineBuilder] = {
@@ -66,7 +70,11 @@ if TYPE_CHECKING:
         "tensorrt": compiled,
         "vllm": vllm,
     }
-    _scorers: dict[str, ScorerModule] = {"embedded": model}
+    _scorers: dict[str, ScorerModule] = {
+        "embedded": model,
+        "llmapi": scoring,
+        "tensorrt": scoring,
+    }
 
 
 def build(

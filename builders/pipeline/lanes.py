@@ -214,14 +214,15 @@ def _elsewhere(plan: Plan, here: Machine) -> tuple[Refusal, ...]:
 
 
 def _unscored(plan: Plan, needs: Iterable[str]) -> list[Refusal]:
-    if "scorer" not in needs:
+    """Refuse what tells no log-probabilities: a compiled engine, as `build` makes it."""
+    if "scorer" not in needs or not of(plan).compiles:
         return []
     return [
         Refusal(
             f"the {plan.runtime.lane} lane tells no log-probabilities of given tokens, which "
-            "perplexity and accuracy need",
-            'judge them with target.runtime = "embedded" on the same recipe, and here prompts and '
-            "latency",
+            "perplexity and accuracy need: engines are built without --gather_context_logits",
+            'judge them with target.lane = "llmapi" or target.runtime = "embedded" on the same '
+            "recipe, and here prompts and latency",
         )
     ]
 

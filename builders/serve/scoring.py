@@ -16,11 +16,11 @@ from typing import Any, Final, TypeVar
 from builders.errors import BuildersError, EvidenceError, UsageError
 from builders.parse import nearest
 from builders.progress import Progress, silent
-from builders.scorer import check_rows
+from builders.scorer import PlainChoices, PlainScores, check_rows
 from builders.serve import told
 from builders.serve.completions import Completions
-from builders.serve.texts import Texts
-from builders.serve.told import Choices, Echo, Place, PromptLogprobs, TokenScores, Way
+from builders.serve.told import Echo, Place, PromptLogprobs, Way
+from builders.texts import Texts
 
 CONCURRENCY: Final = 8  # requests at once
 _TRIED: Final = "The quick brown fox jumps over the lazy dog."
@@ -73,20 +73,20 @@ class EndpointScorer:
 
     def score(
         self, rows: Sequence[Sequence[int]], *, progress: Progress = silent
-    ) -> list[TokenScores]:
+    ) -> list[PlainScores]:
         """Score each row; its first token is given, so a row of n tokens has n - 1 scores."""
 
-        def one(number: int, row: Sequence[int]) -> TokenScores:
+        def one(number: int, row: Sequence[int]) -> PlainScores:
             return told.scores(self._served.ask(row, 1, number) if len(row) > 1 else ())
 
         return self._each(one, rows, "score", progress)
 
     def _distributions(
         self, rows: Sequence[Sequence[int]], top: int, *, progress: Progress = silent
-    ) -> list[Choices]:
+    ) -> list[PlainChoices]:
         """Return the ``top`` likeliest tokens at each place of each row from the second on."""
 
-        def one(number: int, row: Sequence[int]) -> Choices:
+        def one(number: int, row: Sequence[int]) -> PlainChoices:
             places = self._served.ask(row, top, number) if len(row) > 1 else ()
             return told.choices(f"{self._served.model}, row {number}", places, top)
 

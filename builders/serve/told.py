@@ -4,48 +4,18 @@ A server that cuts, adds or swaps tokens, or that does not look, would make any 
 unequal. So each answer must have a place for each token that was sent, with that token in it.
 """
 
-import math
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from builders.errors import EvidenceError
+from builders.scorer import ABOVE, Places, PlainChoices, PlainScores, sound
 
-FLOOR: Final = -9999.0  # what vLLM writes in place of minus infinity
-ABOVE: Final = 1e-3  # what rounding may lift a log-probability above zero
 _MARKED: Final = "token_id:"  # how a token is named that is asked for by its number
 _COLUMNS: Final = ("tokens", "token_logprobs", "top_logprobs")
 _SPACES: Final = str.maketrans(dict.fromkeys("▁Ġ \n\tĊ"))
 _UNSURE: Final = "\ufffd"
 _READ: Final = "every token of a prompt must come back as it was sent, with its log-probability"
-
-
-@dataclass(frozen=True, slots=True)
-class TokenScores:
-    """A row's tokens from the second on: ln p given all before it, and whether it came first."""
-
-    logprobs: "array[float]"
-    greedy: "array[int]"
-
-
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Numbers of each place of a row, the likeliest token's first."""
-
-    values: tuple[tuple[float, ...], ...]
-
-    def tolist(self) -> list[list[float]]:
-        """Return the values as plain lists."""
-        return [list(place) for place in self.values]
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """The likeliest tokens at each place of a row from the second on, and ln p of each."""
-
-    tokens: Places
-    logprobs: Places
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +84,7 @@ class PromptLogprobs:
         first = _field(told[str(token)], "rank") == 1
         if first and found < best - ABOVE:
             raise lie(f"{who}: it is said to come first, and another is likelier")
-        return Place(_sound(who, found), first or found >= best, values)
+        return Place(sound(who, found), first or found >= best, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,22 +159,19 @@ def answer(who: str, model: str, row: Sequence[int], found: Mapping[str, Any]) -
     return choices[0]
 
 
-def scores(places: Sequence[Place]) -> TokenScores:
+def scores(places: Sequence[Place]) -> PlainScores:
     """Return a row's scores."""
-    return TokenScores(
-        array("d", [place.logprob for place in places]),
-        array("b", [place.greedy for place in places]),
-    )
+    return PlainScores.of([one.logprob for one in places], [one.greedy for one in places])
 
 
-def choices(who: str, places: Sequence[Place], top: int) -> Choices:
+def choices(who: str, places: Sequence[Place], top: int) -> PlainChoices:
     """Return the likeliest tokens of each place; too few of them are refused."""
     found = [
         sorted(place.others.items(), key=lambda one: (-one[1], one[0]))[:top] for place in places
     ]
     if any(len(place) < top for place in found):
         raise lie(f"{who}: fewer than the {top} likeliest tokens were told")
-    return Choices(
+    return PlainChoices(
         Places(tuple(tuple(token for token, _ in place) for place in found)),
         Places(tuple(tuple(value for _, value in place) for place in found)),
     )
@@ -216,7 +183,7 @@ def lie(what: str) -> EvidenceError:
 
 
 def _echoed(who: str, value: object, top: object) -> Place:
-    found = _sound(who, _number(who, value))
+    found = sound(who, _number(who, value))
     if not isinstance(top, Mapping) or not top:
         raise lie(f"{who}: nothing is said of the likeliest token")
     best = max(_number(who, one) for one in top.values())
@@ -242,17 +209,6 @@ def _number(who: str, told: object) -> float:
     if isinstance(told, bool) or not isinstance(told, int | float):
         raise lie(f"{who}: its log-probability is {told!r}, not a number")
     return float(told)
-
-
-def _sound(who: str, value: float) -> float:
-    if not math.isfinite(value) or value <= FLOOR:
-        raise EvidenceError(
-            f"{who}: its log-probability is {value}, not a finite number",
-            hint="the model computes NaN or infinity: look at its scales",
-        )
-    if value > ABOVE:
-        raise lie(f"{who}: its log-probability is {value:.4g}, above zero")
-    return value
 
 
 def _field(told: object, name: str) -> object:

@@ -115,10 +115,15 @@ def test_judging_without_the_gpu_is_refused_in_a_moment_with_the_remedy(project,
 
 
 def test_gates_that_need_log_probabilities_are_refused_where_there_are_none(project):
-    plan = pipeline.plan(project())
-    with pytest.raises(PlanError, match="tells no log-probabilities"):
+    plan = pipeline.plan(project("tensorrt"))
+    with pytest.raises(PlanError, match="tells no log-probabilities") as caught:
         lanes.refuse_to_measure(plan, {"scorer"}, host())
+    assert "llmapi" in caught.value.hint
     lanes.refuse_to_measure(plan, {"endpoint"}, host())
+
+
+def test_the_llm_api_lane_tells_log_probabilities(project):
+    lanes.refuse_to_measure(pipeline.plan(project("llmapi")), {"scorer", "endpoint"}, host())
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from builders.errors import UsageError
-from builders.serve.texts import Texts
+from builders.texts import Texts
 from fakes.checkpoints import DEMO
 
 TEXTS = ("", "a", "Return a list.\n\n", "naïve → 日本語", "<|endoftext|>x")
