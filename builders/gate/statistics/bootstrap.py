@@ -72,12 +72,10 @@ def _mean(parts: Sequence[Part]) -> float:
 def _resampled(parts: Sequence[Part], resamples: int) -> list[float]:
     """Return the sorted means of samples with replacement, by Python's own stable generator."""
     dice, size = random.Random(0), len(parts)  # noqa: S311 - statistics, not secrets
-    draw = dice.random
-    found = []
-    for _ in range(resamples):
-        drawn = [parts[int(draw() * size)] for _ in range(size)]
-        found.append(_mean(drawn))
-    return sorted(found)
+    if all(count == 1 for _, count in parts):
+        totals = [total for total, _ in parts]
+        return sorted(math.fsum(dice.choices(totals, k=size)) / size for _ in range(resamples))
+    return sorted(_mean(dice.choices(parts, k=size)) for _ in range(resamples))
 
 
 def _acceleration(parts: Sequence[Part]) -> float:
