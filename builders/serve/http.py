@@ -130,11 +130,16 @@ def _failure(what: str, status: int, raw: bytes) -> ToolError:
 def _chunk(found: Mapping[str, Any]) -> StreamedChunk:
     if "text_output" not in found:
         raise ToolError(f"the answer has no text_output, only {', '.join(sorted(found))}")
-    token_ids = found.get("token_ids", [])  # Triton writes a list of one as its only member
-    ids = tuple(token_ids) if isinstance(token_ids, list) else (token_ids,)
+    ids, logprobs = (_listed(found.get(name, [])) for name in ("token_ids", "logprobs"))
     return StreamedChunk(
         text=str(found["text_output"]),
         tokens=int(found.get("token_count", len(ids))),
         token_ids=ids,
+        logprobs=logprobs,
         finish_reason=found.get("finish_reason") or None,
     )
+
+
+def _listed(value: Any) -> tuple[Any, ...]:  # noqa: ANN401 - numbers
+    """Return a list that Triton wrote; a list of one it writes as its only member."""
+    return tuple(value) if isinstance(value, list) else (value,)

@@ -11,6 +11,7 @@ from builders import engine, render, serve
 from builders.bundle import Tree
 from builders.engine import EngineSettings
 from builders.errors import ToolError, UsageError
+from builders.formats import Format
 from builders.progress import silent
 from builders.serve import http
 from fakes.checkpoints import tiny_llama
@@ -21,9 +22,12 @@ CONTEXT = 2048
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    root = tmp_path_factory.mktemp("embedded")
+    return made(tmp_path_factory.mktemp("embedded"))
+
+
+def made(root, **settings):
     checkpoint = tiny_llama(root / "checkpoint", context=CONTEXT)
-    settings = EngineSettings(context=CONTEXT, concurrency=1)
+    settings = EngineSettings(context=CONTEXT, concurrency=1, **settings)
     (root / "engine").mkdir()
     engine.build("embedded", checkpoint, settings, root / "engine", silent)
     context = render.Context(
@@ -79,6 +83,23 @@ def test_every_way_gives_the_same_answer(served):
         assert "".join(piece.text for piece in pieces) == whole.text
         assert tuple(i for piece in pieces for i in piece.token_ids) == whole.token_ids
     assert (whole.tokens, whole.finish_reason) == (8, "length")
+
+
+def test_what_is_served_is_what_is_scored(tmp_path):
+    """Same greedy tokens, same log-probabilities: gates judge the runtime that serves."""
+    repository = made(tmp_path, dtype=Format.FP32)
+    with serve.tritonserver(repository, log=tmp_path / "triton.log") as running:
+        streamed = stream(running, max_tokens=32)
+        whole = generate(running, max_tokens=32)
+    with engine.scorer(repository / "tiny" / "1" / "engine") as scorer:
+        ids = [i for piece in streamed for i in piece.token_ids]
+        (scores,) = scorer.score([[*scorer.tokenize("The module"), *ids]])
+    said = [value for piece in streamed for value in piece.logprobs]
+    assert len(ids) == len(said) == 32
+    assert len(set(said)) > 16  # not a constant
+    assert all(scores.greedy[-32:])
+    assert scores.logprobs[-32:] == pytest.approx(said, abs=1e-4)
+    assert whole.logprobs == pytest.approx(said, abs=1e-5)
 
 
 def test_a_seed_repeats_an_answer_and_another_one_changes_it(served):
