@@ -120,7 +120,7 @@ def test_a_spoilt_project_is_refused_before_any_work(project, capsys, spoil, cod
     [
         (["target.tier=t4"], 3, "cannot multiply"),
         (["target.tier=cpu", "target.runtime=trtllm"], 3, "needs a GPU tier"),
-        (["target.tier=cpu", "target.runtime=vllm"], 3, "CPUs with AMX only"),
+        (["target.tier=cpu", "target.runtime=vllm"], 3, "KV cache in fp8 on a CPU"),
         (["quantize.recipe=fp88"], 2, "did you mean fp8"),
         (["quantize.recipe=int4_rtn", "quantize.kv_cache=fp8_e5m2"], 3, "fp8_e5m2"),
         (["serve.context=99999"], 3, "more than the model's own"),

@@ -178,9 +178,11 @@ def test_a_cpu_runs_the_embedded_runtime_and_what_vllm_was_seen_to_load_there():
         (refusal,) = ledger.support(recipe, TIERS["cpu"], "trtllm", "")
         assert "needs a GPU tier, not cpu" in refusal.reason
     taken = {name for name in RECIPES if runs(RECIPES[name], TIERS["cpu"], "vllm", "0.32.0")}
-    assert taken == {"FP8_rowwise"}
+    assert taken == {"FP8_rowwise", "W4A16_GPTQ"}
     assert runs(made("none", BF16), TIERS["cpu"], "vllm", "0.32.0")
     assert not runs(made("none", BF16), TIERS["cpu"], "vllm", "0.20.2")
+    (cache,) = ledger.support(RECIPES["KV_FP8"], TIERS["cpu"], "vllm", "")
+    assert "5 % apart" in cache.reason
     for name, said in (
         ("FP8_per_tensor", "AMX"),
         ("NVFP4", "no kernel"),
