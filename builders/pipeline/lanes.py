@@ -21,7 +21,7 @@ from builders.engine.vllm.arguments import VllmSettings
 from builders.errors import PlanError, Refusal, UsageError
 from builders.formats import Format
 from builders.ledger import triton_image, trtllm_image
-from builders.pipeline.speaking import engine_of, speaks
+from builders.pipeline.speaking import engine_of, refuse_triton, speaks
 from builders.plan import Plan
 from builders.quantize.conversion import Conversion
 from builders.recipe import Recipe
@@ -239,6 +239,7 @@ def hosting(repository: Path, *, host: str = HOST) -> Hosting:
 
     A compiled engine has a process for each rank; the LLM API starts its own.
     """
+    refuse_triton(repository)
     record, _ = _fitting(repository)
     if record is None:
         return Hosting(host=host)

@@ -16,13 +16,13 @@ from builders.engine.vllm import program
 from builders.engine.vllm.builder import LANE, on_gpu
 from builders.engine.vllm.program import Program
 from builders.environment import Environment
-from builders.errors import PlanError, Refusal
+from builders.errors import PlanError, Refusal, ToolError
 from builders.gate import Endpoint
 from builders.gate.wire.openai import OpenAiEndpoint
 from builders.home import Home
 from builders.plan import Plan
 from builders.scorer import Scorer
-from builders.serve import scoring
+from builders.serve import TritonRuntime, scoring
 from builders.serve.completions import Completions
 from builders.serve.openai import OpenAiServer, openai_server
 from builders.serve.ports import HOST, Ports
@@ -103,6 +103,19 @@ def scored(server: OpenAiServer, engine: Path, name: str) -> Iterator[Scorer]:
     asked = Completions(url=server.url, obituary=server.obituary)
     with scoring.scorer(asked, engine / CHECKPOINT, model=name) as scorer:
         yield scorer
+
+
+def refuse_triton(repository: Path) -> None:
+    """Refuse a repository of vLLM's where the Triton of this machine has no vLLM backend."""
+    built = engine_of(repository)
+    if built is None or not speaks(built):
+        return
+    found = TritonRuntime.locate()
+    if not (found.backends / LANE).is_dir():
+        raise ToolError(
+            f"the Triton here ({found.binary}) has no vLLM backend",
+            hint="serve it with --openai, or in an image tritonserver:…-vllm-python-py3 of NVIDIA",
+        )
 
 
 def speaks(engine: Path) -> bool:

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -20,6 +21,7 @@ from builders.pipeline.subjects import Subjects
 from builders.progress import silent
 from builders.recipe import shipped
 from builders.render.lint import lint
+from builders.serve import TritonRuntime
 from builders.tiers import TIERS
 from fakes.checkpoints import tiny_llama
 from fakes.scorers import Arithmetic
@@ -104,7 +106,7 @@ def test_measuring_for_a_gpu_is_refused_where_there_is_none(project):
 
 
 @pytest.mark.slow
-def test_both_sides_are_built_and_rendered_without_a_vllm(project, monkeypatch):
+def test_both_sides_are_built_and_rendered_without_a_vllm(project, tmp_path, monkeypatch):
     monkeypatch.setattr(speaking, "programs", lambda _: ())
     with pipeline.stages(project("h100"), Quiet(), judging=False) as opened:
         sides = {side: opened.repository(side).path for side in Side}
@@ -113,7 +115,13 @@ def test_both_sides_are_built_and_rendered_without_a_vllm(project, monkeypatch):
         said = json.loads((path / "tiny" / "1" / "model.json").read_text())
         assert (said["model"], said["max_model_len"]) == ("tiny/1/engine/checkpoint", 256)
         assert speaking.speaks(speaking.engine_of(path))
-        assert lanes.hosting(path).ranks == 1
+        with pytest.raises(ToolError, match="no vLLM backend") as caught:
+            lanes.hosting(path)
+        assert "--openai" in caught.value.hint
+    (tmp_path / "backends" / "vllm").mkdir(parents=True)
+    image = replace(TritonRuntime.locate(), backends=tmp_path / "backends")
+    monkeypatch.setattr(TritonRuntime, "locate", lambda: image)
+    assert lanes.hosting(sides[Side.CANDIDATE]).ranks == 1
 
 
 def test_a_scorer_asks_the_program_about_exactly_its_tokens(built, home, tmp_path, monkeypatch):
