@@ -161,7 +161,7 @@ def compare_latency(
     with tempfile.TemporaryDirectory(prefix="enginesmith-") as scratch:
         folder = out or Path(scratch)
         if out:
-            _claim(out)
+            claim(out)
         latency.measure(pair, settings, folder, say)
         return Compared(verdicts=latency.judge(folder, folder, settings))
 
@@ -187,7 +187,7 @@ def latency_settings(policy: Path | None, overrides: Sequence[str]) -> latency.S
     return latency.parse(table, beside=Path.cwd(), confidence=_CONFIDENCE)
 
 
-def _claim(out: Path) -> None:
+def claim(out: Path) -> None:
     """Refuse a folder that holds something already: evidence is never mixed."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"{out} is not an empty folder", hint="choose a new one")

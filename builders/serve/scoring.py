@@ -151,7 +151,7 @@ def open_scorer(
     tell log-probabilities of a prompt in any known form is an `EvidenceError` that says why.
     """
     texts = Texts.read(tokenizer)
-    name, limit = _model(server, model)
+    name, limit = served_name(server, model)
     row = list(texts.encode(_TRIED))[:64]
     if len(row) < 2:
         raise UsageError(f"{tokenizer}: the tokenizer finds no tokens in a sentence")
@@ -182,7 +182,7 @@ def scorer(
         server.close()
 
 
-def _model(server: Completions, asked: str) -> tuple[str, int | None]:
+def served_name(server: Completions, asked: str) -> tuple[str, int | None]:
     """Return the name under which the model is served, and the longest row that is taken."""
     data = server.get("/models").get("data")
     listed = data if isinstance(data, list) else []
