@@ -23,12 +23,15 @@ def outlook(stages: Stages) -> dict[str, str]:
 
     for step in (
         *(() if stages.plan.imported else (stages.quantized,)),
-        *(partial(step, side) for step in (stages.engine, stages.repository) for side in Side),
+        *(partial(stages.engine, side) for side in Side),
     ):
         tried(step)
     for name, settings in stages.gates:
         found = tried(partial(stages.evidence, name, settings))
-        if found and Side.CANDIDATE not in found:  # an early look ended it: no more is measured
+        if found and Side.CANDIDATE not in found:  # an early look ended it: no more is done
             break
+    else:
+        for side in Side:
+            tried(partial(stages.repository, side))
     tried(stages.verdicts)
     return dict.fromkeys(stages.done, "done before") | seen

@@ -90,9 +90,10 @@ def flips(units: int, share: float) -> Draw:
     """Right or wrong items, each flipping by itself."""
 
     def draw(dice: random.Random, harm: float) -> Drawn:
-        lost = (share + harm) / 2
+        changed = max(share, harm)
+        lost = (changed + harm) / 2
         values = [
-            1 if (chance := dice.random()) < lost else -1 if chance < share else 0
+            1 if (chance := dice.random()) < lost else -1 if chance < changed else 0
             for _ in range(units)
         ]
         return Drawn(values)
@@ -137,11 +138,13 @@ def shares(units: int, samples: int, changed: float):
     """Prompts asked several times: of some the share of right answers moves."""
 
     def draw(dice: random.Random, harm: float) -> Drawn:
-        worse = (changed + harm * samples / ((samples + 1) / 2)) / 2
+        moved = harm * samples / ((samples + 1) / 2)
+        every = max(changed, moved)
+        worse = (every + moved) / 2
         values = []
         for _ in range(units):
             chance, size = dice.random(), dice.randint(1, samples) / samples
-            values.append(size if chance < worse else -size if chance < changed else 0.0)
+            values.append(size if chance < worse else -size if chance < every else 0.0)
         return Drawn(values)
 
     return draw
