@@ -27,6 +27,10 @@ LANES = [
     for lane in ("llmapi", "tensorrt")
     for line in (RELEASE, "verify h100/{lane}")
 ]
+SCORES = (
+    "gate demo/on-gpu.toml --set target.tier=h100 "
+    "--set gates.policy=on-gpu-scores.toml --set model.path=m"
+)
 SAYS = {
     "build-tier": [
         "plan release.toml --set target.tier=h100 --set serve.name=x",
@@ -35,7 +39,7 @@ SAYS = {
     ],
     "gate-release": ["gate release.toml --json --out report --set serve.name=x"],
     "deploy": ["verify h100/stable", "serve h100/stable --host 0.0.0.0"],
-    "verify-on-gpu": ["doctor", *LANES],
+    "verify-on-gpu": ["doctor", *LANES, SCORES],
 }
 
 

@@ -21,7 +21,7 @@ COMMANDS: Final = {
     "render": "Render the Triton model repository.",
     "gate": "Judge the candidate against its baseline.",
     "judge": "Judge again, offline, what was measured before; read other tools' results.",
-    "compare": "Judge one release, or one tool's results, against another's.",
+    "compare": "Judge one release, one tool's results or one running server against another's.",
     "latency": "Judge two servers by URL: is the second as fast as the first?",
     "time": "Time an engine in this process: prefill, decoding, tokens a second.",
     "promote": "Promote what the gates let through.",
