@@ -268,7 +268,7 @@ async def _response(connection: Connection) -> Response:
             raise gone(f"no answer: {connection.lost}", hint=_HINT)
         stamp = piece[0]
         head += piece[1]
-        if len(head) > _MOST_HEAD:
+        if len(head) > _MOST_HEAD and b"\r\n\r\n" not in head:  # a body may come with it
             raise ToolError("the answer is not HTTP", hint="is this the right port?")
     raw, _, rest = head.partition(b"\r\n\r\n")
     connection.push_back((stamp, rest))

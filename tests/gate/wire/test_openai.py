@@ -7,6 +7,7 @@ import pytest
 
 from builders.errors import EvidenceError, ToolError, UsageError
 from builders.gate.wire import client
+from builders.gate.wire.http import Connection, _response
 from builders.gate.wire.openai import OpenAiEndpoint
 from fakes.openai import CUT, Canned, chunked, event, head, serving, stream, used, whole, words
 
@@ -47,6 +48,18 @@ def test_an_answer_is_read_with_every_way_to_count_its_tokens(usage, chat):
     assert [tokens for _, tokens in answer.arrivals] == [1, 1, 1]
     if usage != "ids":
         assert answer.prompt_tokens == 7
+
+
+def test_a_long_body_that_comes_with_the_head_is_no_long_head():
+    """As from a fast server to a client that was kept waiting: all of it in one reading."""
+
+    async def read():
+        connection = Connection()
+        connection.data_received(head(content_length=100_000) + b"x" * 100_000)
+        response = await _response(connection)
+        return response.status, await response.read()
+
+    assert asyncio.run(read()) == (200, b"x" * 100_000)
 
 
 def test_pieces_of_several_tokens_are_counted_as_tokens():
