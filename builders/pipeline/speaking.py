@@ -82,7 +82,7 @@ def served(
     chosen = next((one for one in programs(home) if one.version == version), None)
     if chosen is None:
         raise PlanError(_missing(version, home, gpu=gpu))
-    port = at.port or Ports().free().http
+    port = Ports(http=at.port).free().http  # else another server's answers would be ours
     share = SHARED if at.shared and gpu else None
     argv = chosen.serve_argv(engine, name, host=at.host, port=port, share=share)
     environment = chosen.environment(os.environ)

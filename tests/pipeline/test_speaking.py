@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from dataclasses import replace
 
@@ -164,6 +165,19 @@ def test_serving_by_another_version_is_refused(built, home, tmp_path, monkeypatc
         speaking.served(built, "tiny", log=tmp_path / "log", home=home),
     ):
         pass
+
+
+def test_a_port_that_another_server_has_is_refused(built, home, tmp_path, monkeypatch):
+    install(tmp_path / "bin", monkeypatch, version="0.32.0")
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        at = speaking.At(port=other.getsockname()[1])
+        with (
+            pytest.raises(ToolError, match="cannot be used"),
+            speaking.served(built, "tiny", log=tmp_path / "log", home=home, at=at),
+        ):
+            pass
 
 
 @pytest.mark.slow
