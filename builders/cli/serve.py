@@ -42,7 +42,7 @@ def command(
         what = "the runtime's own server" if openai else "Triton"
         watcher.say(f"verifying {release}, then starting {what} (log: {written})")
         if openai:
-            port, host = where["http_port"] or 8000, where["host"]
+            port, host = where["http_port"], where["host"]
             with shelf.openai(opened, release, log=written, port=port, host=host) as speaking:
                 output.emit(f"{speaking.url} serves {', '.join(speaking.models)}")
                 _wait(speaking.alive, written, watcher.say)

@@ -17,7 +17,7 @@ from builders.release.manifest import Manifest
 from builders.release.signing import SigningKey, Trusted
 from builders.serve import TritonServer
 from builders.serve.openai import OpenAiServer, openai_server
-from builders.serve.ports import HOST
+from builders.serve.ports import HOST, Ports
 from builders.store import Store
 
 REPOSITORY = "model_repository"
@@ -132,6 +132,7 @@ def openai(
         with speaking.served(built, model, log=log, home=shelf.home, at=at) as server:
             yield server
         return
+    port = Ports(http=port).free().http
     argv = lanes.openai_argv(repository, host, port)
     with openai_server(argv, port=port, log=log, host=host) as server:
         yield server
