@@ -12,6 +12,7 @@ import json
 import math
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -178,6 +179,7 @@ async def ours(rehearsal: Rehearsal, concurrency: int, waves: int) -> dict[str, 
 
 async def aiperf(program: str, concurrency: int, waves: int) -> dict[str, float]:
     """Measure the same server with AIPerf, the same requests in flight."""
+    used = _processor()
     with tempfile.TemporaryDirectory() as folder:
         async with metronome(TTFT, ITL) as (port, late):
             argv = [
@@ -206,15 +208,18 @@ async def aiperf(program: str, concurrency: int, waves: int) -> dict[str, float]
         "itl_p99": itl["p99"],
         "server_p99": 1000 * quantile(lateness, 0.99),
         "beyond": seconds - (waves + 1) * (TTFT + (TOKENS - 1) * ITL),
+        "processor": _processor() - used,
     }
 
 
-def command(rehearsal: Rehearsal, concurrency: int) -> float:
+def command(rehearsal: Rehearsal, concurrency: int) -> dict[str, float]:
     """Return how long ``enginesmith latency`` takes beyond the traffic, by the server's schedule.
 
     The traffic is what it times, and the coherence check of each side: one whole answer, and over
-    HTTP, which tells of prompts' lengths, four first tokens.
+    HTTP, which tells of prompts' lengths, four first tokens. ``processor`` is what the command and
+    all servers used, traffic included: other work on the machine does not show in it.
     """
+    used = _processor()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder, "out")
 
@@ -240,25 +245,31 @@ def command(rehearsal: Rehearsal, concurrency: int) -> float:
         blocks = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     timed = sum(max(one["times"][-1] for one in block["requests"]) for block in blocks)
     first = TTFT if rehearsal is GRPC else 5 * TTFT
-    return seconds - timed - 2 * (first + (TOKENS - 1) * ITL)
+    beyond = seconds - timed - 2 * (first + (TOKENS - 1) * ITL)
+    return {"beyond": beyond, "processor": _processor() - used}
+
+
+def _processor() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def exactness(program: str | None) -> str:
     """Measure client after client on the same schedule, and say how loaded the machine is."""
     head = ("client", "in flight", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99",
-            "server late, p99", "beyond the traffic")  # fmt: skip
+            "server late, p99", "beyond the traffic", "processor")  # fmt: skip
     ttft, itl = f"{1000 * TTFT:.1f}", f"{1000 * ITL:.2f}"
     lines = [
         f"| {' | '.join(head)} |",
         f"| --- |{' ---: |' * (len(head) - 1)}",
-        f"| *the schedule* | | {ttft} | {ttft} | {itl} | {itl} | | |",
+        f"| *the schedule* | | {ttft} | {ttft} | {itl} | {itl} | | | |",
     ]
     before = os.getloadavg()[0]
     for concurrency in (1, 16, 64):
         runs = [
             (
                 name,
-                lambda c, r=rehearsal: asyncio.run(ours(r, c, WAVES)) | {"beyond": command(r, c)},
+                lambda c, r=rehearsal: asyncio.run(ours(r, c, WAVES)) | command(r, c),
             )
             for name, rehearsal in CLIENTS.items()
         ]
@@ -269,7 +280,7 @@ def exactness(program: str | None) -> str:
             lines.append(
                 f"| {name} | {concurrency} | {found['ttft_p50']:.1f} | {found['ttft_p99']:.1f} "
                 f"| {found['itl_p50']:.2f} | {found['itl_p99']:.2f} | {found['server_p99']:.1f} "
-                f"| {found['beyond']:.1f} s |"
+                f"| {found['beyond']:.1f} s | {found['processor']:.1f} s |"
             )
     cores = len(os.sched_getaffinity(0))
     trailer = (
@@ -278,6 +289,6 @@ def exactness(program: str | None) -> str:
         f"{before:.1f} before, "
         f"{os.getloadavg()[0]:.1f} after. What the server itself was late is not taken off. "
         "Beyond the traffic: of the whole command, from its start to its end, for enginesmith with "
-        "calibration and judging."
+        "calibration and judging. Processor: what that command and its servers used in all."
     )
     return "\n".join([*lines, "", trailer])

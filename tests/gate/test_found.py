@@ -98,3 +98,29 @@ def test_a_changed_log_probability_changes_the_verdict(tmp_path, settings):
     samples.write_text("\n".join([json.dumps(changed), *rest]) + "\n")
     (after,) = found.find(folder)[0].judge(settings)
     assert after != before
+
+
+def test_a_candidate_that_failed_early_is_judged_and_has_nothing_to_compare(tmp_path, settings):
+    folder = bundle(tmp_path / "b", settings, Arithmetic(harm=0.3))
+    place = folder / "perplexity"
+    (place / "early").mkdir()
+    controls.measure("perplexity", "early", Arithmetic(harm=0.3), settings, place / "early", silent)
+    shutil.rmtree(place / "candidate")
+    (one,) = found.find(folder)
+    assert set(one.folders) == {"baseline", "again", "damaged", "early"}
+    (verdict,) = one.judge(settings, early=0.999)
+    assert verdict.label == "worse-early"
+    whole = bundle(tmp_path / "whole", settings, Arithmetic())
+    assert found.against(whole, folder) == found.against(folder, whole) == ()
+    shutil.rmtree(place / "early")
+    with pytest.raises(EvidenceError, match="no evidence in it"):
+        found.find(folder)
+
+
+def test_what_was_measured_in_turns_is_found_with_its_controls(tmp_path):
+    for place in ("latency", "latency/again", "latency/damaged"):
+        (tmp_path / place).mkdir()
+        evidence.write(tmp_path / place, gate="latency", settings={}, samples=[{"unit": "a"}])
+    (one,) = found.find(tmp_path)
+    assert set(one.folders) == {"baseline", "candidate", "again", "damaged"}
+    assert found.against(tmp_path, tmp_path) == ()

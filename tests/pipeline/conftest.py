@@ -37,6 +37,18 @@ ttft_margin = 4.0
 itl_margin = 4.0
 """
 SCORED = POLICY.partition("[prompts]")[0]
+EARLY = """
+name = "early"
+[perplexity]
+corpus = ["corpus.jsonl"]
+window = 128
+windows = 48
+margin = 0.05
+[accuracy]
+task = "tasks/continuation.yaml"
+limit = 60
+margin = 0.2
+"""
 
 
 @dataclass(frozen=True)
@@ -105,3 +117,9 @@ def scored(tmp_path_factory):
     made = make(tmp_path_factory.mktemp("scored"), SCORED)
     (made.folder / "first.json").write_text(made.run("release", "demo/release.toml", "--json")[0])
     return made
+
+
+@pytest.fixture(scope="session")
+def early(tmp_path_factory):
+    """A workshop whose policy leaves room for an early look, in which nothing was done yet."""
+    return make(tmp_path_factory.mktemp("early"), EARLY)

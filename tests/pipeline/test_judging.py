@@ -14,6 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fakes.bare import bare
+
 pytestmark = pytest.mark.slow
 COMMAND = Path(sys.executable).parent / "enginesmith"
 ASSETS = Path(__file__).parents[1] / "assets" / "foreign"
@@ -63,28 +65,6 @@ def test_the_plan_says_what_the_gates_can_certify_and_learns_from_what_was_tried
     assert "0.013" not in gates["perplexity"]["assumed"]  # seen, no longer assumed
 
 
-HEAVY = ("torch", "transformers", "modelopt", "numpy", "scipy", "lm_eval", "datasets",
-         "tritonclient", "safetensors", "huggingface_hub", "pyarrow")  # fmt: skip
-BARE = f"""
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {HEAVY!r}:
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-from builders.cli import run
-sys.exit(run(sys.argv[1:]))
-"""
-
-
-def bare(*arguments, code=0):
-    """Run a command as if nothing but the base install were there."""
-    command = [sys.executable, "-c", BARE, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout, done.stderr
-
-
 def test_a_bundle_judges_again_to_the_bit_on_a_base_install(scored, tmp_path):
     first = json.loads((scored.folder / "first.json").read_text())
     elsewhere = shutil.copytree(first["bundle"], tmp_path / "elsewhere")
@@ -94,6 +74,18 @@ def test_a_bundle_judges_again_to_the_bit_on_a_base_install(scored, tmp_path):
     assert found["outcome"] == "passed"
     text, _ = bare("judge", elsewhere)
     assert "recorded verdicts: reproduced" in text
+
+
+def test_a_bundle_of_all_gates_judges_again_to_the_bit_on_a_base_install(first, tmp_path):
+    elsewhere = shutil.copytree(first["bundle"], tmp_path / "elsewhere")
+    found = json.loads(bare("judge", elsewhere, "--json")[0])
+    assert found["recorded"] == "reproduced"
+    assert found["gates"] == first["gates"]
+    for gate in ("perplexity", "accuracy", "prompts", "latency"):
+        for control in ("again", "damaged"):
+            assert (elsewhere / "evidence" / gate / control / "samples.jsonl").is_file()
+    shutil.rmtree(elsewhere / "evidence" / "latency" / "damaged")
+    assert "latency: the control 'damaged' was not" in bare("judge", elsewhere, code=5)[1]
 
 
 def test_another_policy_judges_the_same_evidence_anew(scored, tmp_path):

@@ -4,6 +4,7 @@ Proves the promises that people rely on: one command ends in a promoted, serving
 done twice; what does not pass moves no channel; a killed run goes on where it was.
 """
 
+import asyncio
 import json
 import signal
 import socket
@@ -12,6 +13,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from builders import engine, render, serve
+from builders.bundle import Tree
+from builders.engine import EngineSettings
+from builders.formats import Format
+from builders.progress import silent
+from builders.serve.grpc import TritonEndpoint
 
 pytestmark = pytest.mark.slow
 GATES = {"perplexity", "accuracy", "prompts", "latency.ttft_p50", "latency.itl_p50"}
@@ -99,6 +107,38 @@ def test_the_promoted_release_serves_a_stream_and_a_curl(workshop):
     assert "Traceback" not in err
 
 
+def test_what_triton_serves_is_what_the_gates_score(first, tmp_path):
+    """Same greedy tokens, same log-probabilities, of the quantized model itself.
+
+    In float32: bfloat16 rounds otherwise in batches of other shapes, FP8 then makes more of it.
+    """
+    engine_of = Path(first["bundle"]) / "model_repository" / "demo" / "1" / "engine"
+    settings = EngineSettings(context=1024, concurrency=2, kv_cache=Format.FP8, dtype=Format.FP32)
+    (tmp_path / "engine").mkdir()
+    engine.build("embedded", engine_of / "checkpoint", settings, tmp_path / "engine", silent)
+    digest = Tree.of(tmp_path / "engine").digest
+    context = render.Context(name="demo", context=1024, concurrency=2, engine_digest=digest)
+    render.render("embedded", context, tmp_path / "engine", tmp_path / "repository")
+    prompts = ("Return the", "List of environment", "Create a mask from the two sequences")
+    with serve.tritonserver(tmp_path / "repository", log=tmp_path / "triton.log") as running:
+        served = {prompt: _answered(running.grpc_url, prompt) for prompt in prompts}
+    with engine.scorer(tmp_path / "engine") as scorer:
+        for prompt, (ids, said) in served.items():
+            (scores,) = scorer.score([[*scorer.tokenize(prompt), *ids]])
+            assert len(ids) == 24
+            assert all(scores.greedy[-24:])
+            assert scores.logprobs[-24:] == pytest.approx(said, abs=1e-3)
+
+
+def _answered(address, prompt):
+    async def ask():
+        async with TritonEndpoint(address, "demo") as endpoint:
+            return [c async for c in endpoint.stream(prompt, max_tokens=24, ignore_eos=True)]
+
+    chunks = asyncio.run(ask())
+    return [i for c in chunks for i in c.token_ids], [v for c in chunks for v in c.logprobs]
+
+
 def test_a_port_in_use_is_named(workshop):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -109,10 +149,6 @@ def test_a_port_in_use_is_named(workshop):
 
 
 def _stream(address, model):
-    import asyncio
-
-    from builders.serve.grpc import TritonEndpoint
-
     async def ask():
         async with TritonEndpoint(address, model) as endpoint:
             return [chunk.text async for chunk in endpoint.stream("Return the", max_tokens=6)]
