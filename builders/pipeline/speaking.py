@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from builders.engine.description import Description
+from builders.engine.description import FILE, Description
 from builders.engine.sources import CHECKPOINT
 from builders.engine.vllm import program
 from builders.engine.vllm.builder import LANE, on_gpu
@@ -119,8 +119,8 @@ def refuse_triton(repository: Path) -> None:
 
 
 def speaks(engine: Path) -> bool:
-    """Whether an engine is one that a program of its own serves."""
-    return Description.read(engine).runtime == LANE
+    """Whether an engine is one that a program of its own serves; others' need no description."""
+    return (engine / FILE).is_file() and Description.read(engine).runtime == LANE
 
 
 def engine_of(repository: Path) -> Path | None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from builders.serve.hosting import environment
 from builders.serve.ports import HOST
 
 _POLL_S: Final = 0.2
+_EVERYWHERE: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 - recognized, not bound
 _GRACE_S: Final = 30.0  # TensorRT-LLM ends its ranks one after another
 
 
@@ -56,7 +56,7 @@ def openai_server(
     child = process.start(argv, log=log, env=environment(os.environ if env is None else env))
     try:
         until = time.monotonic() + deadline
-        reached = HOST if ip_address(host).is_unspecified else host
+        reached = HOST if host in _EVERYWHERE else host
         _wait(child, argv[0], log, lambda: _ask(reached, port, "/health") is not None, until)
         models = _models(reached, port)
         if not models:
