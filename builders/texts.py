@@ -35,7 +35,8 @@ class Texts:
                 hint="give the folder of the model's tokenizer.json and config.json",
             )
         config = {**_json(folder / "config.json")}
-        config |= config.get("text_config") or {}
+        inner = config.get("text_config")
+        config |= inner if isinstance(inner, dict) else {}
         own = _own(folder) if (folder / "tokenizer.json").is_file() else _others(folder)
         ends = _json(folder / "generation_config.json").get("eos_token_id")
         last = _first(ends, config.get("eos_token_id"), own.eos)

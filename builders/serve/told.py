@@ -4,7 +4,8 @@ A server that cuts, adds or swaps tokens, or that does not look, would make any 
 unequal. So each answer must have a place for each token that was sent, with that token in it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -79,12 +80,12 @@ class PromptLogprobs:
     def _place(self, who: str, token: int, told: object) -> Place:
         if not isinstance(told, Mapping) or str(token) not in told:
             raise lie(f"{who}: nothing is said of token {token}, which was sent")
-        values = {int(name): _number(who, _field(one, "logprob")) for name, one in told.items()}
-        found, best = values[token], max(values.values())
+        values = {_token(who, n): _number(who, _field(one, "logprob")) for n, one in told.items()}
+        found, best = sound(who, values[token]), _best(who, values.values())
         first = _field(told[str(token)], "rank") == 1
         if first and found < best - ABOVE:
             raise lie(f"{who}: it is said to come first, and another is likelier")
-        return Place(sound(who, found), first or found >= best, values)
+        return Place(found, first or found >= best, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +187,9 @@ def _echoed(who: str, value: object, top: object) -> Place:
     found = sound(who, _number(who, value))
     if not isinstance(top, Mapping) or not top:
         raise lie(f"{who}: nothing is said of the likeliest token")
-    best = max(_number(who, one) for one in top.values())
+    best = _best(who, [_number(who, one) for one in top.values()])
     named = {
-        int(name.removeprefix(_MARKED)): float(one)
+        _token(who, name.removeprefix(_MARKED)): float(one)
         for name, one in top.items()
         if name.startswith(_MARKED)
     }
@@ -203,6 +204,20 @@ def _same_length(who: str, row: Sequence[int], told: object, *, more: int = 0) -
         raise lie(f"{who}: it says that it read {told!r} tokens")
     less = "it was cut, or not echoed" if told < len(row) else "a token of its own was added"
     raise lie(f"{who}: {told} tokens came back for {len(row)} that were sent: {less}")
+
+
+def _best(who: str, values: Collection[float]) -> float:
+    """Return the largest of the likely tokens' log-probabilities."""
+    if any(map(math.isnan, values)):
+        raise lie(f"{who}: a likely token's log-probability is not a number")
+    return max(values)
+
+
+def _token(who: str, name: str) -> int:
+    """Return the number of a token that is the name of a field."""
+    if not (name.isascii() and name.isdigit()):
+        raise lie(f"{who}: {name!r} is no number of a token")
+    return int(name[:20])
 
 
 def _number(who: str, told: object) -> float:

@@ -6,8 +6,6 @@ empty answers), ``silent`` (it ignores both). ``lie`` changes an honest answer b
 A scorer that also generates answers streams, token by token.
 """
 
-import json
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +30,6 @@ class ScoringServer:
     cuts: int | None = None
     key: str = ""
     rows: list[list[int]] = field(default_factory=list)
-    _lock: Any = field(default_factory=threading.Lock)
 
     def __call__(self, path: str, body: dict) -> Reply:
         if path.endswith("/models"):
@@ -143,7 +140,3 @@ class ScoringServer:
             choice = {"index": 0, "text": chunk.text, "finish_reason": chunk.finish_reason}
             events.append(event(choices=[choice], usage=used))
         return stream(events)
-
-
-def spoken(answer: dict) -> str:
-    return json.dumps(answer)

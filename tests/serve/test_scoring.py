@@ -14,7 +14,7 @@ from builders.errors import BuildersError, EvidenceError, ToolError, UsageError
 from builders.formats import Format
 from builders.gate.controls import Alone, Damaged
 from builders.progress import silent
-from builders.serve import scoring
+from builders.serve import completions, scoring
 from builders.serve.completions import Completions
 from fakes.checkpoints import DEMO
 from fakes.openai import CUT, serving_aside, whole
@@ -382,3 +382,14 @@ def test_errors_of_scoring_are_errors_of_ours(model):
         for bad in ([[]], [[5, 99_999]], [[-1, 5]]):
             with pytest.raises(BuildersError):
                 scorer.score(bad)
+
+
+def test_an_answer_without_end_and_one_too_deep_are_errors(monkeypatch):
+    monkeypatch.setattr(completions, "_MOST", 1000)
+    long = whole("200 OK", b" " * 2000)
+    with serving_aside(lambda path, body: long) as server, pytest.raises(ToolError, match="longer"):
+        connected(server.url).get("/models")
+    monkeypatch.undo()
+    deep = whole("200 OK", b"[" * 200_000)
+    with serving_aside(lambda path, body: deep) as server, pytest.raises(ToolError, match="no obj"):
+        connected(server.url).get("/models")
