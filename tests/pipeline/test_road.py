@@ -188,7 +188,7 @@ def test_a_checkpoint_that_came_quantized_is_judged_against_its_original(worksho
 def test_a_changed_margin_judges_anew_without_measuring(workshop):
     policy = workshop.folder / "demo" / "policy.toml"
     kept = policy.read_text()
-    policy.write_text(kept.replace("margin = 0.5", "margin = 0.0001", 1))
+    policy.write_text(kept.replace("margin = 0.5", "margin = 0.01", 1))
     try:
         judged = workshop.json("gate", "demo/release.toml", code=11)
     finally:
