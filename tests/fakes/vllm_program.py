@@ -17,6 +17,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 VERSION = "0.32.0+standin"
 HARM = 0.01  # nats a token, of a quantized checkpoint
+PACE = 0.01  # seconds before each piece of a streamed answer
 WORDS = (" the", " answer", " is", " a", " mapping")
 
 
@@ -108,7 +109,10 @@ async def serve(checkpoint, words):
     )
 
     def reply(path, body):
-        return whole("200 OK", {}) if path == "/health" else answers(path, body)
+        if path == "/health":
+            return whole("200 OK", {})
+        said = answers(path, body)
+        return [x for part in said for x in (PACE, part)] if body.get("stream") else said
 
     canned = Canned(reply)
     server = await asyncio.start_server(canned.handle, flags["--host"], int(flags["--port"]))
