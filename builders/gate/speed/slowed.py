@@ -1,8 +1,8 @@
 """Controls of the latency gate: a baseline against itself, and against itself slowed on purpose.
 
 The first must show no difference, and no scatter in which the gate's own pairs would drown; the
-second, which takes twice as long or longer by twice the margin, must be found worse. Few pairs have
-wide bounds: a sound run is seldom void, as simulated in tests/bench/latency.py.
+second, which takes twice as long or longer by three times the margin, must be found worse. Few
+pairs have wide bounds: a sound run is seldom void, as simulated in tests/bench/latency.py.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from builders.gate.speed import latency
 from builders.gate.speed.latency import Pair, Settings
 from builders.verdict import Outcome, Verdict
 
-BEYOND: Final = 2.0  # times the largest margin, by which everything takes longer, and
+BEYOND: Final = 3.0  # times the largest margin, by which everything takes longer, and
 LEAST: Final = 1.0  # by how much at least: less is not seen by few pairs
 SURE: Final = 0.995  # that a baseline differs from itself, or the run is not void
 WIDE: Final = 2.0  # times the margin: so wide, a harmless candidate would hardly pass
@@ -97,7 +97,7 @@ def _late(chunk: Chunk) -> Late:
 
 
 def factor(settings: Settings) -> float:
-    """Return by how much time is stretched: the largest margin twice, or all of it."""
+    """Return by how much time is stretched: three times the largest margin, or all of it."""
     return 1 + max(BEYOND * max(settings.margins.values()), LEAST)
 
 

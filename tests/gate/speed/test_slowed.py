@@ -68,7 +68,7 @@ def test_a_verdict_tells_what_its_controls_showed(tmp_path):
 @pytest.mark.parametrize(
     ("controlled", "said"),
     [
-        ({"damaged": (1, 1.01, 0.99, 1)}, "void, a baseline slowed to 3 times its time is slower"),
+        ({"damaged": (1, 1.01, 0.99, 1)}, "void, a baseline slowed to 4 times its time is slower"),
         ({"damaged": (1, 9, 1, 9)}, "the instrument cannot see harm"),
         ({"again": (2, 2.1, 2, 2.1)}, r"void, the baseline differs from itself by \+104.9%"),
         ({"again": (0.4, 0.41, 0.4, 0.41)}, "void, the baseline differs from itself by -59.5%"),
