@@ -7,7 +7,7 @@ from typing import Final
 
 from builders import files
 from builders.checkpoint import Checkpoint
-from builders.errors import UsageError
+from builders.errors import ToolError, UsageError
 from builders.progress import Progress
 
 CHECKPOINT: Final = "checkpoint"
@@ -41,6 +41,17 @@ def declares(source: Checkpoint, key: str) -> str:
     if value is not None and not isinstance(value, str):
         raise UsageError(f"{source.path}: {key} must be a text, not {value!r}")
     return value or ""
+
+
+def refuse_other_cache(source: Checkpoint, asked: str, runtime: str) -> None:
+    """Refuse a checkpoint that was calibrated for another KV cache than is ``asked`` ("": none)."""
+    cache = declares(source, "kv_cache_quant_algo").lower()
+    if cache and cache != asked:
+        raise ToolError(
+            f"{source.path} was calibrated for a KV cache in {cache}, and {asked or 'none'} is "
+            f"asked for: {runtime} would take the checkpoint's",
+            hint=f'quantize.kv_cache = "{cache}", or quantize without it',
+        )
 
 
 def read_object(file: Path) -> Mapping[str, object]:

@@ -73,33 +73,26 @@ def _embedded(plan: Plan, recipe: Recipe | None, _: Path) -> EngineSettings:
 
 
 def _trtllm(plan: Plan, recipe: Recipe | None, work: Path) -> EngineSettings:
-    chosen = recipe or UNQUANTIZED
-    return TrtllmSettings(
-        context=plan.serve.context,
-        concurrency=plan.serve.concurrency,
-        kv_cache=chosen.kv_cache if chosen.kv_cache.quantized else Format.BF16,
-        recipe=chosen,
-        tier=plan.tier,
-        version=plan.runtime.version,
-        tp=plan.tp,
-        pp=plan.pp,
-        work=work,
-    )
+    return TrtllmSettings(**_asked(plan, recipe), work=work)
 
 
 def _vllm(plan: Plan, recipe: Recipe | None, _: Path) -> EngineSettings:
+    return VllmSettings(**_asked(plan, recipe), kv_bytes=plan.capacity.kv_bytes)
+
+
+def _asked(plan: Plan, recipe: Recipe | None) -> dict[str, Any]:
+    """Return what every runtime for GPUs is told."""
     chosen = recipe or UNQUANTIZED
-    return VllmSettings(
-        context=plan.serve.context,
-        concurrency=plan.serve.concurrency,
-        kv_cache=chosen.kv_cache if chosen.kv_cache.quantized else Format.BF16,
-        recipe=chosen,
-        tier=plan.tier,
-        version=plan.runtime.version,
-        tp=plan.tp,
-        pp=plan.pp,
-        kv_bytes=plan.capacity.kv_bytes,
-    )
+    return {
+        "context": plan.serve.context,
+        "concurrency": plan.serve.concurrency,
+        "kv_cache": chosen.kv_cache if chosen.kv_cache.quantized else Format.BF16,
+        "recipe": chosen,
+        "tier": plan.tier,
+        "version": plan.runtime.version,
+        "tp": plan.tp,
+        "pp": plan.pp,
+    }
 
 
 def _vllm_facts(plan: Plan, engine: Path) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from builders.bundle import Tree, fingerprint
 from builders.checkpoint import Checkpoint
 from builders.emit import render_yaml
 from builders.engine.description import Description, EngineSettings
-from builders.engine.sources import declares, place
+from builders.engine.sources import declares, place, refuse_other_cache
 from builders.engine.trtllm.flags import TUNING
 from builders.engine.trtllm.llm_args import KV_CACHE, LANE, llm_args
 from builders.engine.trtllm.machine import Gpu, Machine
@@ -67,14 +67,7 @@ def _check_declaration(source: Checkpoint, request: TrtllmSettings) -> None:
             f"writes {wanted or 'none'}",
             hint="quantize the checkpoint by this recipe first",
         )
-    cache = declares(source, "kv_cache_quant_algo").lower()
-    asked = KV_CACHE.get(request.kv_cache, "")
-    if cache and cache != asked:
-        raise ToolError(
-            f"{source.path} was calibrated for a KV cache in {cache}, and {asked or 'none'} is "
-            "asked for: TensorRT-LLM would take the checkpoint's",
-            hint=f'quantize.kv_cache = "{cache}", or quantize without it',
-        )
+    refuse_other_cache(source, KV_CACHE.get(request.kv_cache, ""), "TensorRT-LLM")
 
 
 def _describe(request: TrtllmSettings, args: dict[str, object], out: Path) -> None:

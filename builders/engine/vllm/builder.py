@@ -13,9 +13,9 @@ from builders.bundle import fingerprint
 from builders.checkpoint import Checkpoint
 from builders.emit import render_yaml
 from builders.engine.description import Description, EngineSettings
-from builders.engine.sources import declares, place, read_object
+from builders.engine.sources import place, read_object, refuse_other_cache
 from builders.engine.vllm.arguments import VllmSettings, arguments, require
-from builders.errors import PlanError, ToolError, UsageError
+from builders.errors import PlanError, UsageError
 from builders.ledger import algorithm, support
 from builders.progress import Progress
 
@@ -58,14 +58,8 @@ def _check(source: Checkpoint, request: VllmSettings) -> None:
             f"{source.path}: made for {source.context} tokens, not {request.context}",
             hint=f"set context in [serve] to at most {source.context}",
         )
-    cache = declares(source, "kv_cache_quant_algo").lower()
     asked = request.kv_cache.value if request.kv_cache.quantized else ""
-    if cache and cache != asked:
-        raise ToolError(
-            f"{source.path} was calibrated for a KV cache in {cache}, and {asked or 'none'} is "
-            "asked for: vLLM would take the checkpoint's",
-            hint=f'quantize.kv_cache = "{cache}", or quantize without it',
-        )
+    refuse_other_cache(source, asked, "vLLM")
 
 
 def _describe(request: VllmSettings, args: dict[str, object], out: Path) -> None:
