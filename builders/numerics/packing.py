@@ -26,7 +26,8 @@ _TIES_DOWN: Final[Bounds] = tuple((bound, torch.gt) for bound in _MIDDLE)
 _TIES_TO_EVEN: Final[Bounds] = tuple(
     (bound, torch.ge if at % 2 else torch.gt) for at, bound in enumerate(_MIDDLE)
 )
-_AT_ONCE: Final = 1 << 20  # values: more at once are slower, for they leave the processor's cache
+# Values at once: more leave a processor's cache; a GPU wants many, and memory for a few copies.
+_AT_ONCE: Final[Mapping[str, int]] = {"cpu": 1 << 20, "cuda": 1 << 24, "meta": 1 << 62}
 
 
 def fp8_rows(weight: Tensor) -> Parts:
@@ -102,7 +103,7 @@ def by_rows(pack: Pack) -> Pack:
     """Pack a matrix some rows at a time, which gives the same and takes little memory beside it."""
 
     def packed(weight: Tensor) -> Parts:
-        rows = max(128, _AT_ONCE // weight.shape[1] // 128 * 128)
+        rows = max(128, _AT_ONCE[weight.device.type] // weight.shape[1] // 128 * 128)
         found = [pack(weight[at : at + rows]) for at in range(0, weight.shape[0], rows)]
         return {
             name: torch.cat([parts[name] for parts in found]) if first.ndim else first

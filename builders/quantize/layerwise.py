@@ -6,8 +6,6 @@ layer where it was.
 """
 
 import contextlib
-from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,12 +22,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress
-from builders.quantize import declaration, emulation, loading, modelopt
+from builders.quantize import declaration, emulation, loading, modelopt, saving
 from builders.quantize.calibration import Batches, Corpus
 from builders.quantize.configuration import config
 from builders.quantize.experts import Reached
 from builders.quantize.loading import FAILURES, first_line
-from builders.quantize.loop import Loop, batched, not_finite, without_bars
+from builders.quantize.loop import Loop, batched, forward, not_finite, without_bars
 from builders.quantize.shapes import kept
 from builders.recipe import Recipe
 
@@ -62,7 +60,7 @@ def quantize(
         modelopt.tell(reached, corpus, progress)
         progress("export", 0, 1)
         with modelopt.wrapped(f"ModelOpt could not export {recipe}"), modelopt.writing(out):
-            with _named():
+            with saving.taken_over(unified_export_hf_streaming, "save_file"):
                 export_hf_checkpoint(model, export_dir=out, max_shard_size=_SHARD)
             declaration.complete(out, kept(checkpoint, recipe))
         progress("export", 1, 1)
@@ -130,7 +128,7 @@ class _Layers(Loop):
     """Feeds the batches once for each layer; ModelOpt stops each forward at the layer."""
 
     def __init__(self, batches: Batches, progress: Progress, *, layers: int) -> None:
-        super().__init__(batches, progress)
+        super().__init__(batches, progress, forward)  # the model's own forward knows the stop
         self._total = layers
         self._tell = progress
         self._calls = 0
@@ -153,14 +151,3 @@ class _Layers(Loop):
         for batch in self.batches:
             self.feed(model, batch)
         self._tell("calibrate layer by layer", self._calls, self._total, unit="layers")
-
-
-@contextlib.contextmanager
-def _named() -> Iterator[None]:
-    """Let the streaming export mark its files as PyTorch's, as the other one does."""
-    save = unified_export_hf_streaming.save_file
-    unified_export_hf_streaming.save_file = partial(save, metadata={"format": "pt"})
-    try:
-        yield
-    finally:
-        unified_export_hf_streaming.save_file = save

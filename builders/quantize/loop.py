@@ -1,7 +1,7 @@
 """Feed calibration batches through a model, and name the layer at which it fails."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -16,12 +16,39 @@ from builders.quantize.calibration import Batches, bucket
 _CPU_TOKENS: Final = 4096  # a batch; more only takes memory
 _MOST_TOKENS: Final = 32768
 
+Computed = torch.Tensor | tuple[torch.Tensor, ...] | None
+Compute = Callable[[nn.Module, Sequence[Sequence[int]]], Computed]
+
+
+def forward(model: nn.Module, batch: Sequence[Sequence[int]]) -> torch.Tensor | None:
+    """Compute the logits of rows of equal length; None where the forward is stopped on purpose."""
+    place = next(model.parameters()).device
+    logits: torch.Tensor | None = getattr(
+        model(torch.tensor(batch, device=place), use_cache=False), "logits", None
+    )
+    return logits
+
+
+def hidden(model: nn.Module, batch: Sequence[Sequence[int]]) -> tuple[torch.Tensor, ...]:
+    """Compute the last hidden states, and the logits of each row's last token.
+
+    Calibration looks no further, for no head is rounded; all logits would be by far the largest
+    tensor of a forward.
+    """
+    body: nn.Module = model.base_model  # type: ignore[assignment]
+    place = next(model.parameters()).device
+    states: torch.Tensor = body(torch.tensor(batch, device=place), use_cache=False)[0]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    return states, head(states[:, -1])
+
 
 class Loop:
     """Feeds the batches through a model, tells how far it is, and names the layer that fails."""
 
-    def __init__(self, batches: Batches, progress: Progress) -> None:
+    def __init__(self, batches: Batches, progress: Progress, compute: Compute = hidden) -> None:
+        """Take what is fed, and how far a batch is computed."""
         self._batches = batches
+        self._compute = compute
         self._progress = progress
         self._passes = 0
         self._at = ""
@@ -56,10 +83,11 @@ class Loop:
     def feed(self, model: nn.Module, batch: Sequence[Sequence[int]]) -> None:
         """Run one batch; activations out of range are a `ToolError` that names the layer."""
         try:
-            logits = forward(model, batch)
+            found = self._compute(model, batch)
         except AssertionError as error:  # ModelOpt's calibrator met NaN or infinity
             raise not_finite(self._at) from error
-        if logits is not None and not bool(torch.isfinite(logits).all()):
+        parts = found if isinstance(found, tuple) else (found,)
+        if not all(bool(torch.isfinite(part).all()) for part in parts if part is not None):
             raise not_finite("the output")
 
     @contextlib.contextmanager
@@ -84,16 +112,7 @@ class Loop:
         self._at = name.rpartition(".")[0]
 
 
-def forward(model: nn.Module, batch: Sequence[Sequence[int]]) -> torch.Tensor | None:
-    """Compute the logits of rows of equal length; None where the forward is stopped on purpose."""
-    place = next(model.parameters()).device
-    logits: torch.Tensor | None = getattr(
-        model(torch.tensor(batch, device=place), use_cache=False), "logits", None
-    )
-    return logits
-
-
-def batched(model: nn.Module, rows: Sequence[Sequence[int]]) -> Batches:
+def batched(model: nn.Module, rows: Sequence[Sequence[int]], compute: Compute = hidden) -> Batches:
     """Group rows into batches, on a GPU as large as its memory takes.
 
     The size is found by running the largest batch through the model before its calibration, where
@@ -102,10 +121,10 @@ def batched(model: nn.Module, rows: Sequence[Sequence[int]]) -> Batches:
     """
     if next(model.parameters()).device.type != "cuda":
         return bucket(rows, tokens=_CPU_TOKENS)
-    return bucket(rows, tokens=fitting(model, rows, most=_MOST_TOKENS))
+    return bucket(rows, tokens=fitting(model, rows, compute, most=_MOST_TOKENS))
 
 
-def fitting(model: nn.Module, rows: Sequence[Sequence[int]], *, most: int) -> int:
+def fitting(model: nn.Module, rows: Sequence[Sequence[int]], compute: Compute, *, most: int) -> int:
     """Return half the tokens of the largest batch that runs; a single row that does not is told."""
     tokens = most
     while True:
@@ -113,7 +132,7 @@ def fitting(model: nn.Module, rows: Sequence[Sequence[int]], *, most: int) -> in
         widest = max(batches, key=lambda batch: len(batch) * len(batch[0]))
         try:
             with torch.no_grad():
-                forward(model, widest)
+                compute(model, widest)
         except torch.OutOfMemoryError as error:
             if max(len(batch) for batch in batches) == 1:
                 raise ToolError(

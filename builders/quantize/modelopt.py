@@ -22,13 +22,13 @@ from builders import files
 from builders.checkpoint import Checkpoint
 from builders.errors import BuildersError, ToolError
 from builders.progress import Progress
-from builders.quantize import declaration, emulation, fused, loading, search
+from builders.quantize import declaration, emulation, fused, loading, saving, search
 from builders.quantize.calibration import Corpus
 from builders.quantize.configuration import config
 from builders.quantize.conversion import Conversion
 from builders.quantize.experts import Reached
 from builders.quantize.loading import FAILURES, first_line
-from builders.quantize.loop import Loop, batched, is_of_weight, quantizers
+from builders.quantize.loop import Loop, batched, forward, hidden, is_of_weight, quantizers
 from builders.quantize.rows import tokenize
 from builders.quantize.shapes import kept
 from builders.recipe import Recipe, Unreached
@@ -45,7 +45,8 @@ def quantize(
     with _rounded(checkpoint, recipe, corpus, progress) as model:
         progress("export", 0, 1)
         with wrapped(f"ModelOpt could not export {recipe}"), writing(out):
-            export_hf_checkpoint(model, export_dir=out)
+            with saving.taken_over(transformers.modeling_utils, "safe_save_file"):
+                export_hf_checkpoint(model, export_dir=out)
             declaration.complete(out, kept(checkpoint, recipe))
         progress("export", 1, 1)
 
@@ -86,7 +87,7 @@ def _rounded(
     grades = torch.no_grad() if recipe.mixed else torch.inference_mode()
     with quiet(), grades, emulation.available():
         model = loading.load(checkpoint, progress)
-        loop = _loop(checkpoint, model, corpus, progress) if corpus else None
+        loop = _loop(checkpoint, recipe, model, corpus, progress) if corpus else None
         reached = Reached()
         with (
             wrapped(f"ModelOpt could not quantize {checkpoint.path} by {recipe}"),
@@ -99,8 +100,12 @@ def _rounded(
         yield model
 
 
-def _loop(checkpoint: Checkpoint, model: nn.Module, corpus: Corpus, progress: Progress) -> Loop:
-    return Loop(batched(model, rows(checkpoint, model, corpus)), progress)
+def _loop(
+    checkpoint: Checkpoint, recipe: Recipe, model: nn.Module, corpus: Corpus, progress: Progress
+) -> Loop:
+    """Make batches; a search of a mixture alone needs logits, for no head is rounded."""
+    compute = forward if recipe.mixed else hidden
+    return Loop(batched(model, rows(checkpoint, model, corpus), compute), progress, compute)
 
 
 def rows(checkpoint: Checkpoint, model: nn.Module, corpus: Corpus) -> list[list[int]]:

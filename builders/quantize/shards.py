@@ -8,48 +8,20 @@ again. The bytes are those that the library writes.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-import torch
 from torch import Tensor
 
 from builders import files
 from builders.bundle import fingerprint
+from builders.quantize.placing import Layout, Planned, octets
+from builders.quantize.staging import Outward
 
-# safetensors' names, in the order in which it lays tensors out: the widest first, then by name.
-_ORDER: Final = (
-    "U64", "I64", "F64", "F32", "U32", "I32", "BF16", "F16", "U16", "I16", "F8_E8M0", "F8_E4M3",
-    "F8_E5M2", "I8", "U8", "BOOL",
-)  # fmt: skip
-NAMES: Final[Mapping[torch.dtype, str]] = {
-    torch.uint64: "U64", torch.int64: "I64", torch.float64: "F64", torch.float32: "F32",
-    torch.uint32: "U32", torch.int32: "I32", torch.bfloat16: "BF16", torch.float16: "F16",
-    torch.uint16: "U16", torch.int16: "I16", torch.float8_e8m0fnu: "F8_E8M0",
-    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2", torch.int8: "I8",
-    torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
 SHARD_BYTES: Final = 10 * 10**9
 _SYNCED: Final = 1 << 28  # bytes after which what was written is made to last
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Planned:
-    """A tensor that will be written."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    bytes: int
-
-    @classmethod
-    def of(cls, name: str, tensor: Tensor) -> Self:
-        """Describe a tensor, which may be a meta tensor without data."""
-        return cls(
-            name=name, dtype=NAMES[tensor.dtype], shape=tuple(tensor.shape), bytes=tensor.nbytes
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,38 +39,23 @@ class Shards:
     ) -> None:
         """Lay out every file; tensors come to shards in the order in which they are given."""
         self._directory = directory
-        self._headers: dict[str, bytes] = {}
-        self._sizes: dict[str, int] = {}
-        self._places: dict[str, _Place] = {}
         shards = _cut(planned, most or SHARD_BYTES)
+        self._files: dict[str, Layout] = {}
+        self._places: dict[str, _Place] = {}
         for number, shard in enumerate(shards, start=1):
-            self._lay_out(_name(number, len(shards)), shard)
+            file = _name(number, len(shards))
+            self._files[file] = layout = Layout.of(shard)
+            for one in shard:
+                self._places[one.name] = _Place(file, layout.offsets[one.name], one.bytes)
         self._total = sum(one.bytes for one in planned)
         self._log = directory / "done.log"
-        self._plan = fingerprint({file: raw[8:].decode() for file, raw in self._headers.items()})
+        self._plan = fingerprint(
+            {f: layout.header[8:].decode() for f, layout in self._files.items()}
+        )
         self._open: dict[str, int] = {}
+        self._outward = Outward()
         self._fresh: list[str] = []
         self._unsynced = 0
-
-    def _lay_out(self, file: str, shard: Iterable[Planned]) -> None:
-        header: dict[str, object] = {"__metadata__": {"format": "pt"}}
-        offset = 0
-        ordered = sorted(shard, key=lambda one: (_ORDER.index(one.dtype), one.name))
-        for one in ordered:
-            end = offset + one.bytes
-            header[one.name] = {
-                "dtype": one.dtype, "shape": list(one.shape), "data_offsets": [offset, end],
-            }  # fmt: skip
-            offset = end
-        raw = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-        raw += b" " * (-len(raw) % 8)
-        self._headers[file] = len(raw).to_bytes(8, "little") + raw
-        start = len(raw) + 8
-        self._sizes[file] = start + offset
-        at = start
-        for one in ordered:
-            self._places[one.name] = _Place(file, at, one.bytes)
-            at += one.bytes
 
     def __enter__(self) -> Self:
         """Open the files, those of an earlier run if they follow the same plan."""
@@ -110,14 +67,13 @@ class Shards:
             known = [self._plan]
         files.write_atomic(self._log, "".join(f"{line}\n" for line in known))
         self._done = frozenset(known[1:])
-        for file, header in self._headers.items():
-            opened = os.open(self._directory / file, os.O_RDWR | os.O_CREAT, 0o644)
-            self._open[file] = opened
-            os.ftruncate(opened, self._sizes[file])
-            os.pwrite(opened, header, 0)
+        for file, layout in self._files.items():
+            self._open[file] = os.open(self._directory / file, os.O_RDWR | os.O_CREAT, 0o644)
+            layout.begin(self._open[file])
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failed: type[BaseException] | None, *_: object) -> None:
+        self._outward.__exit__(failed)
         for opened in self._open.values():
             os.close(opened)
         self._open.clear()
@@ -138,14 +94,13 @@ class Shards:
         """Write the tensors of one task, each in its place."""
         for name, tensor in tensors.items():
             place = self._places[name]
-            bits = tensor.contiguous().cpu().reshape(-1).view(torch.uint8).numpy()
-            view = memoryview(bits)  # type: ignore[arg-type] # numpy arrays are buffers
-            if len(view) != place.bytes:
+            if tensor.nbytes != place.bytes:
                 raise AssertionError(
-                    f"{name} has {len(view)} bytes where {place.bytes} were planned"
+                    f"{name} has {tensor.nbytes} bytes where {place.bytes} were planned"
                 )
-            _write(self._open[place.file], view, place.offset)
+            self._outward.write(self._open[place.file], octets(tensor), place.offset)
             self._unsynced += place.bytes
+        self._outward.wait()
         self._fresh.append(task)
         if self._unsynced >= _SYNCED:
             self.sync()
@@ -163,10 +118,10 @@ class Shards:
     def finish(self, out: Path) -> None:
         """Move the finished files into ``out``; two or more have an index."""
         self.sync()
-        for file in self._headers:
+        for file in self._files:
             shutil.move(self._directory / file, out / file)
         self._log.unlink()
-        if len(self._headers) > 1:
+        if len(self._files) > 1:
             where = {name: place.file for name, place in self._places.items()}
             index = {"metadata": {"total_size": self._total}, "weight_map": where}
             text = json.dumps(index, indent=2, sort_keys=True)
@@ -188,9 +143,3 @@ def _cut(planned: Sequence[Planned], most: int) -> list[list[Planned]]:
 
 def _name(number: int, count: int) -> str:
     return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
-
-
-def _write(opened: int, view: memoryview, offset: int) -> None:
-    while len(view):
-        written = os.pwrite(opened, view[: 1 << 30], offset)
-        view, offset = view[written:], offset + written

@@ -4,7 +4,6 @@ For recipes that look at the weights alone. Memory holds a few tensors, whatever
 a run that was killed goes on where it was; the bytes are those of ModelOpt's own export.
 """
 
-import errno
 import json
 import os
 import re
@@ -29,8 +28,11 @@ from builders.progress import Progress
 from builders.quantize import declaration, loading
 from builders.quantize.calibration import Corpus
 from builders.quantize.loading import FAILURES, first_line
+from builders.quantize.overlap import Behind, prepared
+from builders.quantize.placing import NAMES, Planned
 from builders.quantize.shapes import quantized
-from builders.quantize.shards import NAMES, Planned, Shards
+from builders.quantize.shards import Shards
+from builders.quantize.staging import Inward
 from builders.recipe import Recipe
 
 Packer = Callable[[Tensor, Tensor], Parts]
@@ -104,13 +106,15 @@ def quantize(
         Shards(scratch, planned) as shards,
         _Weights(checkpoint) as weights,
     ):
-        done, total = 0, checkpoint.weight_bytes
+        left = [task for task in _tasks(names, layers) if not shards.is_done(task[0])]
+        total = sum(checkpoint.tensors[name].bytes for name in names)
+        done = total - sum(checkpoint.tensors[name].bytes for task in left for name in task)
         progress("quantize", done, total, unit="bytes")
-        for task in _tasks(names, layers):
-            if not shards.is_done(task[0]):
-                shards.put(task[0], _made(weights, task, layers, way, recipe))
-            done += sum(checkpoint.tensors[name].bytes for name in task)
-            progress("quantize", done, total, unit="bytes")
+        with Behind() as writer:
+            for task, read in prepared(left, weights.read):
+                writer.do(shards.put, task[0], _made(read, layers, way, recipe))
+                done += sum(checkpoint.tensors[name].bytes for name in task)
+                progress("quantize", done, total, unit="bytes")
         shards.finish(out)
     _declare(checkpoint, recipe, layers, out)
 
@@ -198,18 +202,14 @@ def _fellows(name: str, known: set[str], layers: Mapping[str, object]) -> tuple[
 
 
 def _made(
-    weights: "_Weights",
-    task: Sequence[str],
-    layers: Mapping[str, object],
-    way: Way,
-    recipe: Recipe,
+    read: Mapping[str, Tensor], layers: Mapping[str, object], way: Way, recipe: Recipe
 ) -> dict[str, Tensor]:
-    read = {name: weights.read(name) for name in task}
-    rounded = [n for n in task if n.endswith(".weight") and n.removesuffix(".weight") in layers]
+    """Return what stands in the place of tensors that are looked at together."""
+    rounded = [n for n in read if n.endswith(".weight") and n.removesuffix(".weight") in layers]
+    made = {name: tensor for name, tensor in read.items() if name not in rounded}
     if not rounded:
-        return read
+        return made
     largest = torch.stack([read[name].abs().amax() for name in rounded]).amax()
-    made: dict[str, Tensor] = {name: read[name] for name in task if name not in rounded}
     for name in rounded:
         module = name.removesuffix(".weight")
         parts = way.pack(read[name], largest)
@@ -258,6 +258,7 @@ class _Weights:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
+        self._inward = Inward(loading.device())
         self._open: dict[str, int] = {}
 
     def __enter__(self) -> Self:
@@ -268,14 +269,18 @@ class _Weights:
             os.close(opened)
         self._open.clear()
 
-    def read(self, name: str) -> Tensor:
-        """Read one tensor into memory."""
+    def read(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Read some tensors to where is computed: the first GPU, else the host's memory."""
+        return {name: self._sound(name, self._read(name)) for name in names}
+
+    def _read(self, name: str) -> Tensor:
         info = self._checkpoint.tensors[name]
         if info.file not in self._open:
             self._open[info.file] = os.open(self._checkpoint.path / info.file, os.O_RDONLY)
-        data = bytearray(info.bytes)
-        _fill(self._open[info.file], memoryview(data), info.begin)
-        tensor = torch.frombuffer(data, dtype=_DTYPES[info.dtype]).reshape(info.shape)
+        bits = self._inward.read(self._open[info.file], info.begin, info.bytes)
+        return bits.view(_DTYPES[info.dtype]).reshape(info.shape)
+
+    def _sound(self, name: str, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point() and not bool(
             torch.isfinite(torch.stack(torch.aminmax(tensor))).all()
         ):
@@ -284,11 +289,3 @@ class _Weights:
                 hint="the checkpoint is damaged: fetch or save it again",
             )
         return tensor
-
-
-def _fill(opened: int, view: memoryview, offset: int) -> None:
-    while len(view):
-        count = os.preadv(opened, [view], offset)
-        if not count:
-            raise OSError(errno.EIO, "the file became shorter while it was read")
-        view, offset = view[count:], offset + count

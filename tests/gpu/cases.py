@@ -14,6 +14,9 @@ EXPORTS = {
     "nvfp4": ("nvfp4", "fp8"),
     "nvfp4, kv none": ("nvfp4", "bf16"),
     "mxfp8": ("mxfp8", "bf16"),
+    "fp8_per_token": ("fp8_per_token", "bf16"),
+    "fp8_block": ("fp8_block", "bf16"),
+    "w4a16_nvfp4": ("w4a16_nvfp4", "bf16"),
     "int4_awq": ("int4_awq", "bf16"),
     "int8_smoothquant": ("int8_smoothquant", "bf16"),
 }

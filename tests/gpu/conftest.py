@@ -24,6 +24,8 @@ def pytest_collection_modifyitems(items):
     on = os.environ.get("CUDA_VISIBLE_DEVICES") and _has_cuda()
     for item in here:
         item.add_marker(pytest.mark.gpu)
+        # Libraries that are only there beside a GPU warn of their own affairs as they are imported.
+        item.add_marker(pytest.mark.filterwarnings("default"))
         if not on:
             item.add_marker(pytest.mark.skip(reason="set GPU_TESTS to the device to test on"))
 

@@ -2,13 +2,13 @@
 
 Where the GPU lacks a format's arithmetic vLLM multiplies wide activations by narrow weights, so the
 embedded runtime is asked for that too, and the nearer of both is what vLLM is held to. Skipped
-without vLLM; the interpreter that has it may be named in ``VLLM_PYTHON``.
+without vLLM; the interpreter that has it may be named in ``VLLM_PYTHON``. ``GPU_LOGS`` names a
+directory that keeps what vLLM said and computed; what is there is not computed again.
 """
 
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +23,14 @@ from builders.engine.embedded.types import Sampling
 from gpu.cases import ALL, ANSWER, HERE, PROMPT
 
 pytestmark = pytest.mark.skipif(
-    not os.environ.get("VLLM_PYTHON") and importlib.util.find_spec("vllm") is None,
+    not {"VLLM_PYTHON", "GPU_LOGS"} & set(os.environ) and importlib.util.find_spec("vllm") is None,
     reason="vLLM is not installed",
 )
 QUIET = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_NO_USAGE_STATS": "1",
     "VLLM_USE_FLASHINFER_SAMPLER": "0", "TOKENIZERS_PARALLELISM": "false",
 }  # fmt: skip
-REFUSED = ("int4_awq", "int8_smoothquant")  # vLLM takes neither from ModelOpt
+REFUSED = ("int4_awq", "int8_smoothquant", "w4a16_nvfp4")  # vLLM takes none of them of ModelOpt
 TOLERANCE = 0.01  # of perplexity, relative
 # How a kernel without the format's own arithmetic reads the same tensors.
 WEIGHT_ONLY = {
@@ -46,24 +46,20 @@ def by_vllm(exports, windows, tmp_path_factory):
     tasks = folder / "tasks.json"
     prompts = [row[:PROMPT] for row in windows[:32]]
     tasks.write_text(json.dumps({"windows": windows, "prompts": prompts, "answer": ANSWER}))
-    logs = os.environ.get("GPU_LOGS")
+    kept = Path(os.environ.get("GPU_LOGS", folder))
 
     def one(item):
         name, (path, kv) = item[0], (item[1].path, item[1].kv)
-        out = folder / f"{path.name}-{kv}.json"
-        program = [os.environ.get("VLLM_PYTHON", sys.executable), str(HERE / "vllm_scores.py")]
-        done = subprocess.run(
-            [*program, str(path), kv, str(tasks), str(out)], capture_output=True, text=True,
-            timeout=400, check=False,
-            env=os.environ | QUIET,
-        )  # fmt: skip
-        if logs:
-            log = Path(logs, f"vllm-{path.name}-{kv}.log")
-            log.write_text(done.stdout + done.stderr, encoding="utf-8")
-            if out.is_file():
-                shutil.copy(out, logs)
+        out = kept / f"{path.name}-{kv}.json"
         if not out.is_file():
-            return name, {"error": f"exit {done.returncode}: {done.stderr[-2000:]}"}
+            program = [os.environ.get("VLLM_PYTHON", sys.executable), str(HERE / "vllm_scores.py")]
+            done = subprocess.run(
+                [*program, str(path), kv, str(tasks), str(out)], capture_output=True, text=True,
+                timeout=400, check=False, env=os.environ | QUIET,
+            )  # fmt: skip
+            out.with_suffix(".log").write_text(done.stdout + done.stderr, encoding="utf-8")
+            if not out.is_file():
+                return name, {"error": f"exit {done.returncode}: {done.stderr[-2000:]}"}
         return name, json.loads(out.read_text())
 
     with ThreadPoolExecutor() as pool:
@@ -80,8 +76,12 @@ def weight_only():
         formats.READERS.update(kept)
 
 
-def perplexity(model, windows):
-    return float(np.exp(-np.mean([s.logprobs.mean() for s in model.score(windows)])))
+def scores(model, windows):
+    return np.stack([one.logprobs for one in model.score(windows)])
+
+
+def perplexity(logprobs):
+    return float(np.exp(-np.mean(logprobs)))
 
 
 def answers(model, prompts):
@@ -101,18 +101,20 @@ def test_vllm_agrees_with_the_embedded_runtime(export, by_vllm, engine, windows,
         report(test="vllm", export=name, error=found["error"][-400:])
         assert name in REFUSED, found["error"]
         return
-    theirs = float(np.exp(-np.mean(found["logprobs"])))
+    theirs = perplexity(found["logprobs"])
     report(test="vllm", export=name, perplexity=theirs, version=found["vllm"])
     with engine(export.path, export.kv, device="cuda", dtype="bf16") as model:
-        ours = perplexity(model, windows)
+        native = scores(model, windows)
         mine = answers(model, [row[:PROMPT] for row in windows[:32]])
     with weight_only(), engine(export.path, export.kv, device="cuda", dtype="bf16") as model:
-        wide = perplexity(model, windows)
+        plain = scores(model, windows)
+    ours, wide = perplexity(native), perplexity(plain)
+    means = [float(np.abs(np.array(found["logprobs"]) - one).mean()) for one in (native, plain)]
     pairs = list(zip(mine, found["answers"], strict=True))
     same = np.mean([a == b for x, y in pairs for a, b in zip(x, y, strict=True)])
     eight = np.mean([x[:8] == y[:8] for x, y in pairs])
     report(
-        test="agreement", export=name, vllm=theirs, embedded=ours, weight_only=wide,
+        test="agreement", export=name, vllm=theirs, embedded=ours, weight_only=wide, means=means,
         same_tokens=float(same), same_first_eight=float(eight),
     )  # fmt: skip
     assert min(abs(theirs / ours - 1), abs(theirs / wide - 1)) < TOLERANCE
