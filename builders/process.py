@@ -76,14 +76,19 @@ def run(argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None)
 
 
 def converse(
-    argv: Sequence[str], *, say: str = "", log: Path, env: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    *,
+    say: str = "",
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    folder: Path | None = None,
 ) -> Generator[str]:
     """Say one thing to a program and yield the lines it answers with; its stderr goes to ``log``.
 
     A code other than 0 at its end is a `ToolError` with the last lines of the log. Who stops
     listening ends the program: close the iterator.
     """
-    child = _piped(argv, log=log, env=env)
+    child = _piped(argv, log=log, env=env, folder=folder)
     try:
         yield from _answers(child, say)
         code = child.wait()
@@ -95,7 +100,11 @@ def converse(
 
 
 def _piped(
-    argv: Sequence[str], *, log: Path, env: Mapping[str, str] | None
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None,
+    folder: Path | None = None,
 ) -> subprocess.Popen[bytes]:
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as errors:
@@ -106,6 +115,7 @@ def _piped(
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=None if env is None else dict(env),
+                cwd=folder,
                 start_new_session=True,
             )
         except OSError as error:

@@ -6,7 +6,7 @@ import logging
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Final, Protocol, cast
@@ -42,6 +42,16 @@ _LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "bitsandbytes": ("bitsandbytes",),
     "hqq": ("hqq",),
 }
+# What a backend would import only because it is installed. On some CPUs bitsandbytes fetches
+# compiled code from the hub by kernels. ModelOpt makes ready for the others, and none is used here:
+# with vLLM alone its import takes twice as long.
+_UNUSED: Final[Mapping[str, tuple[str, ...]]] = {
+    "bitsandbytes": ("kernels",),
+    "modelopt": (
+        "kernels", "vllm", "peft", "torch_geometric", "diffusers", "megatron", "datasets",
+        "sklearn", "hqq",
+    ),
+}  # fmt: skip
 _EXTRAS: Final = {"modelopt": "quantize"}  # where the extra is not named like the backend
 
 
@@ -121,7 +131,7 @@ def load(name: str) -> Quantizer:
 def loaded(name: str, module: str) -> ModuleType:
     """Import a module of a backend; a missing library is a `ToolError` that says how to get it."""
     try:
-        with warnings.catch_warnings(), _without("kernels"):
+        with warnings.catch_warnings(), _without(_UNUSED.get(name, ())):
             warnings.simplefilter("ignore")  # ModelOpt tells of each optional plugin it lacks
             return importlib.import_module(module)
     except ImportError as error:
@@ -132,13 +142,10 @@ def loaded(name: str, module: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def _without(library: str) -> Iterator[None]:
-    """Let imports of one library fail while the block runs.
-
-    On some CPUs bitsandbytes fetches compiled code from the hub when it is imported, if it can.
-    """
-    before = sys.modules.pop(library, None)
-    sys.modules[library] = None  # type: ignore[assignment] # Python's own sign of absence
+def _without(libraries: Collection[str]) -> Iterator[None]:
+    """Let imports of some libraries fail while the block runs."""
+    before = {name: sys.modules.pop(name, None) for name in libraries}
+    sys.modules.update(dict.fromkeys(libraries))  # type: ignore[arg-type] # Python's sign of absence
     quiet = logging.getLogger("bitsandbytes")
     level = quiet.level
     quiet.setLevel(logging.ERROR)
@@ -146,9 +153,10 @@ def _without(library: str) -> Iterator[None]:
         yield
     finally:
         quiet.setLevel(level)
-        sys.modules.pop(library, None)
-        if before is not None:
-            sys.modules[library] = before
+        for name, module in before.items():
+            sys.modules.pop(name, None)
+            if module is not None:
+                sys.modules[name] = module
 
 
 def quantize(
@@ -180,8 +188,8 @@ def quantize(
     if way is Way.WHOLE:
         with ahead.reading(checkpoint):
             backend = load(recipe.backend)
-        progress(what, 1, 1)
-        backend.quantize(checkpoint, recipe, corpus, out, progress)
+            progress(what, 1, 1)
+            backend.quantize(checkpoint, recipe, corpus, out, progress)
     else:
         pieces = cast("Piecemeal", loaded("modelopt", PIECES[way]))
         progress(what, 1, 1)
@@ -230,8 +238,8 @@ def convert(
     progress("load the quantizer", 0, 1)
     with ahead.reading(checkpoint):
         backend = cast("Converter", load("modelopt"))
-    progress("load the quantizer", 1, 1)
-    backend.convert(checkpoint, recipe, corpus, how, out, progress)
+        progress("load the quantizer", 1, 1)
+        backend.convert(checkpoint, recipe, corpus, how, out, progress)
     with files.disk_errors(f"finishing {out}"):
         interchange.copy_texts(checkpoint.path, out / TOKENIZER)
 

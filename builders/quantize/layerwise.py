@@ -23,11 +23,11 @@ from builders.checkpoint import Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress
 from builders.quantize import declaration, emulation, loading, modelopt, saving
-from builders.quantize.calibration import Batches, Corpus
+from builders.quantize.calibration import Batches, Corpus, bucket
 from builders.quantize.configuration import config
 from builders.quantize.experts import Reached
 from builders.quantize.loading import FAILURES, first_line
-from builders.quantize.loop import Loop, batched, forward, not_finite, without_bars
+from builders.quantize.loop import TOKENS, Loop, forward, not_finite, without_bars
 from builders.quantize.shapes import kept
 from builders.recipe import Recipe
 
@@ -48,7 +48,7 @@ def quantize(
         model = _load(checkpoint, scratch, progress)
         rows = modelopt.rows(checkpoint, model, corpus)
         reached = Reached()
-        loop = _Layers(batched(model, rows), progress, layers=checkpoint.layers)
+        loop = _Layers(bucket(rows, tokens=TOKENS), progress, layers=checkpoint.layers)
         with (
             modelopt.wrapped(f"ModelOpt could not quantize {checkpoint.path} by {recipe}"),
             reached.counted(model),

@@ -13,8 +13,8 @@ from builders.errors import ToolError
 from builders.progress import Progress
 from builders.quantize.calibration import Batches, bucket
 
-_CPU_TOKENS: Final = 4096  # a batch; more only takes memory
-_MOST_TOKENS: Final = 32768
+TOKENS: Final = 4096  # a batch on a CPU, or of one layer alone; more only takes memory
+_MOST_TOKENS: Final = 16384
 
 Computed = torch.Tensor | tuple[torch.Tensor, ...] | None
 Compute = Callable[[nn.Module, Sequence[Sequence[int]]], Computed]
@@ -120,7 +120,7 @@ def batched(model: nn.Module, rows: Sequence[Sequence[int]], compute: Compute = 
     than that: half of what fits is taken.
     """
     if next(model.parameters()).device.type != "cuda":
-        return bucket(rows, tokens=_CPU_TOKENS)
+        return bucket(rows, tokens=TOKENS)
     return bucket(rows, tokens=fitting(model, rows, compute, most=_MOST_TOKENS))
 
 

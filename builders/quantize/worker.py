@@ -39,15 +39,17 @@ def run(
     """Run a job in the environment of this name and return its result.
 
     The environment must be ready. Whatever goes wrong is a `ToolError` (or the `UsageError` that
-    the worker meant) with the tail of the log.
+    the worker meant) with the tail of the log. The worker's directory is that of the log, for
+    quantizers leave files of their own where they run.
     """
     home = Home.find(Path.cwd(), os.environ)
     python = Environment.find(environment, home).required().python
     log = home.runs / f"quantize-{environment}.log"
     log.unlink(missing_ok=True)
     argv = (str(python), "-I", "-u", str(program))
-    said = json.dumps(job)
-    with closing(process.converse(argv, say=said, log=log, env=_settings(os.environ))) as lines:
+    settings = _settings(os.environ)
+    heard = process.converse(argv, say=json.dumps(job), log=log, env=settings, folder=home.runs)
+    with closing(heard) as lines:
         for line in lines:
             if (result := spoken.heard(line, log, progress)) is not None:
                 return result

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from pathlib import Path
 
 job = json.load(sys.stdin)
 
@@ -17,7 +18,14 @@ def good():
     say(progress={"what": "work", "done": 0, "total": 2, "unit": "layers"})
     sys.stderr.write("a word for the log")
     say(progress={"what": "work", "done": 2, "total": 2, "unit": "layers"})
-    say(result={"echo": job["text"], "isolated": sys.flags.isolated, "env": dict(os.environ)})
+    say(
+        result={
+            "echo": job["text"],
+            "folder": str(Path.cwd()),
+            "isolated": sys.flags.isolated,
+            "env": dict(os.environ),
+        }
+    )
 
 
 def refuse():

@@ -53,7 +53,7 @@ def test_what_is_read_back_lies_within_half_a_step(seed, name):
 
 @pytest.mark.parametrize("name", WAYS)
 def test_packing_by_rows_is_packing_at_once(name, monkeypatch):
-    monkeypatch.setattr(packing, "_AT_ONCE", 1)
+    monkeypatch.setattr(packing, "_AT_ONCE", {"cpu": 1})
     weight = weights(1, rows=300)
     largest = weight.abs().amax()
     pack = WAYS[name] if name != "nvfp4" else lambda some: packing.nvfp4(some, largest)

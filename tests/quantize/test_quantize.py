@@ -1,5 +1,7 @@
 """The room's door: backends by name, and what is missing said in one line."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -27,3 +29,23 @@ def test_a_library_that_is_not_installed_is_said_with_the_line_that_mends_it(mon
 def test_a_calibrated_recipe_without_texts_is_refused_before_the_backend_loads(source, tmp_path):
     with pytest.raises(UsageError, match=r"quantize\.calibration\.files names none"):
         quantize(source, shipped()["fp8"], Calibration(), tmp_path, silent)
+
+
+def test_what_modelopt_would_import_for_others_is_left_out(tmp_path):
+    """Installed beside it they cost seconds, and a broken one would break the import."""
+    trap = tmp_path / "vllm" / "__init__.py"
+    trap.parent.mkdir()
+    trap.write_text("raise RuntimeError('vLLM was imported')\n")
+    code = (
+        "import sys\n"
+        "from builders.quantize import load\n"
+        "load('modelopt')\n"
+        "assert not {'vllm', 'sklearn', 'datasets', 'hqq', 'peft'} & set(sys.modules)\n"
+        "import sklearn.metrics\n"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": path},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr

@@ -46,6 +46,10 @@ def test_the_worker_sees_no_other_python_no_token_and_no_hub(monkeypatch):
     assert result["env"]["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
+def test_what_a_quantizer_leaves_where_it_runs_is_not_left_beside_the_user(home):
+    assert run(act="good", text="")["folder"] == str(home / "runs")
+
+
 def test_what_the_user_must_mend_is_a_usage_error_with_the_worker_s_own_hint():
     with pytest.raises(UsageError, match=r"texts\.jsonl:3: no") as caught:
         run(act="refuse")
