@@ -1,6 +1,7 @@
 """Quantize a checkpoint by a recipe. This door is light: a backend is loaded when it is used."""
 
 import contextlib
+import gc
 import importlib
 import logging
 import shutil
@@ -131,7 +132,7 @@ def load(name: str) -> Quantizer:
 def loaded(name: str, module: str) -> ModuleType:
     """Import a module of a backend; a missing library is a `ToolError` that says how to get it."""
     try:
-        with warnings.catch_warnings(), _without(_UNUSED.get(name, ())):
+        with warnings.catch_warnings(), _without(_UNUSED.get(name, ())), _uncollected():
             warnings.simplefilter("ignore")  # ModelOpt tells of each optional plugin it lacks
             return importlib.import_module(module)
     except ImportError as error:
@@ -157,6 +158,22 @@ def _without(libraries: Collection[str]) -> Iterator[None]:
             sys.modules.pop(name, None)
             if module is not None:
                 sys.modules[name] = module
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Look for no garbage while the block runs.
+
+    Imports make many objects that all stay; to look through them over and over takes a tenth of the
+    time and more (`tests/bench/imports.py`).
+    """
+    on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if on:
+            gc.enable()
 
 
 def quantize(

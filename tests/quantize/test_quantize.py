@@ -37,9 +37,10 @@ def test_what_modelopt_would_import_for_others_is_left_out(tmp_path):
     trap.parent.mkdir()
     trap.write_text("raise RuntimeError('vLLM was imported')\n")
     code = (
-        "import sys\n"
+        "import gc, sys\n"
         "from builders.quantize import load\n"
         "load('modelopt')\n"
+        "assert gc.isenabled()\n"
         "assert not {'vllm', 'sklearn', 'datasets', 'hqq', 'peft'} & set(sys.modules)\n"
         "import sklearn.metrics\n"
     )
