@@ -11,7 +11,8 @@ from builders.pipeline.request import Request
 from builders.pipeline.stages import Stages, Watcher, content_of, plain
 from builders.pipeline.versions import code, versions
 from builders.plan import Plan
-from builders.quantize import libraries, sensitivity
+from builders.quantize import sensitivity
+from builders.quantize.backends import libraries
 from builders.quantize.sensitivity import Sensitivity
 from builders.report import heat
 from builders.store import Stage

@@ -23,6 +23,7 @@ from builders.pipeline.subjects import Subjects
 from builders.pipeline.versions import code, versions
 from builders.plan import Plan
 from builders.progress import Progress
+from builders.quantize.backends import libraries
 from builders.quantize.calibration import Corpus, is_needed
 from builders.quantize.memory import Workspace
 from builders.recipe import Recipe
@@ -127,7 +128,7 @@ class Stages:
             "recipe": _worked(plan.recipe),
             "calibration": corpus,
             "code": code("quantize", "autopsy", "numerics"),
-            "versions": versions("torch", "transformers", *quantize.libraries(plan.recipe)),
+            "versions": versions("torch", "transformers", *libraries(plan.recipe)),
         }
 
         scratch = self.store.root / "unfinished" / fingerprint(inputs)

@@ -39,7 +39,7 @@ def hidden(model: nn.Module, batch: Sequence[Sequence[int]]) -> tuple[torch.Tens
     place = next(model.parameters()).device
     states: torch.Tensor = body(torch.tensor(batch, device=place), use_cache=False)[0]
     head = model.get_output_embeddings()  # type: ignore[operator]
-    return states, head(states[:, -1])
+    return (states, head(states[:, -1])) if head is not None else (states,)
 
 
 class Loop:

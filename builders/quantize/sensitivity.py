@@ -15,7 +15,7 @@ from builders.errors import PlanError, UsageError
 from builders.formats import Format
 from builders.parse import nearest
 from builders.progress import Progress
-from builders.quantize import loaded
+from builders.quantize.backends import loaded
 from builders.quantize.calibration import Corpus
 from builders.quantize.shapes import shape_refusals
 from builders.recipe import Calibration, Recipe, shipped

@@ -10,13 +10,14 @@ import sys
 from statistics import median
 
 # Plain; without what ModelOpt would only import because it is installed; and without looking for
-# garbage meanwhile, which is how `builders.quantize.load` imports.
+# garbage meanwhile, which is how `builders.quantize.backends` imports.
 WAYS = {
     "plain": "import builders.quantize.modelopt",
-    "less": "from builders import quantize\n"
-    "quantize._uncollected = contextlib.nullcontext\n"
-    "quantize.load('modelopt')",
-    "less, no garbage looked for": "from builders import quantize\nquantize.load('modelopt')",
+    "less": "from builders.quantize import backends\n"
+    "backends._uncollected = contextlib.nullcontext\n"
+    "backends.load('modelopt')",
+    "less, no garbage looked for": "from builders.quantize import backends\n"
+    "backends.load('modelopt')",
 }
 TIMED = """
 import contextlib, time, warnings

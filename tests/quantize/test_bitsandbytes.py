@@ -17,7 +17,8 @@ from builders.checkpoint import Checkpoint
 from builders.errors import PlanError, ToolError
 from builders.formats import Format
 from builders.progress import silent
-from builders.quantize import load, quantize
+from builders.quantize import quantize
+from builders.quantize.backends import load
 from builders.recipe import Calibration, shipped
 from fakes.checkpoints import (
     bfloat16,
@@ -147,7 +148,7 @@ def test_code_from_the_hub_is_not_run_by_the_import():
         "trap = types.ModuleType('kernels')\n"
         "trap.get_kernel = lambda *a, **k: asked.append(a)\n"
         "sys.modules['kernels'] = trap\n"
-        "from builders.quantize import load\n"
+        "from builders.quantize.backends import load\n"
         "load('bitsandbytes')\n"
         "assert not asked and sys.modules['kernels'] is trap\n"
     )

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from builders.checkpoint import Checkpoint
 from builders.progress import silent
-from builders.quantize import load, quantize
+from builders.quantize import quantize
+from builders.quantize.backends import load
 from builders.quantize.declaration import excluded
 from builders.recipe import shipped
 from fakes.checkpoints import tiny_gemma3, tiny_qwen3_moe

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builders.errors import ToolError
-from builders.quantize import load
+from builders.quantize.backends import load
 
 load("modelopt")  # it warns of itself where it is imported first
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from builders.errors import ToolError
-from builders.quantize import load
+from builders.quantize.backends import load
 
 load("modelopt")  # it warns of itself where it is imported first
 

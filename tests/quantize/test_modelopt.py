@@ -13,7 +13,8 @@ from builders.checkpoint import Checkpoint
 from builders.errors import PlanError, ToolError, UsageError
 from builders.formats import Format
 from builders.progress import silent
-from builders.quantize import load, quantize
+from builders.quantize import quantize
+from builders.quantize.backends import load
 from builders.recipe import Calibration, shipped
 from fakes.checkpoints import (
     bfloat16,

@@ -11,7 +11,8 @@ from builders.checkpoint import Checkpoint
 from builders.errors import PlanError
 from builders.formats import Format
 from builders.progress import silent
-from builders.quantize import BACKENDS, quantize, worker
+from builders.quantize import quantize, worker
+from builders.quantize.backends import BACKENDS
 from builders.quantize.shapes import shape_refusals
 from builders.quantize.techniques import TECHNIQUES
 from builders.recipe import Calibration, shipped
