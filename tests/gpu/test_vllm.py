@@ -38,7 +38,9 @@ TOLERANCE = 0.01  # of perplexity, relative
 AS_KERNELS = {
     "NVFP4": formats.READERS["W4A16_NVFP4"],
     "MXFP8": formats.Reader(formats.READERS["MXFP8"].decode),
-    "fp8_pb_wo": published.READERS["FP8_BLOCK"],
+    "fp8_pb_wo": formats.Reader(
+        formats.READERS["fp8_pb_wo"].decode, published.READERS["FP8_BLOCK"].rounding
+    ),
 }
 
 
