@@ -57,7 +57,7 @@ class Live:
             self._tasks[what] = self._bars.add_task(what, rate="", total=total or None)
         task = self._tasks[what]
         elapsed = self._bars.tasks[self._bars.task_ids.index(task)].elapsed or 0.0
-        rate = f"{done / elapsed:,.0f} {unit}/s" if unit and elapsed > 0.5 else ""
+        rate = _rate(done, elapsed, unit) if unit and elapsed > 0.5 else ""
         self._bars.update(task, completed=done, total=total or None, rate=rate)
         if total > 0 and done >= total:
             self._bars.remove_task(self._tasks.pop(what))
@@ -74,9 +74,15 @@ def _standing(done: float, total: float, seconds: float, unit: str) -> str:
     share = f": {counted} {unit}".rstrip()
     if seconds < 1.0 or done <= 0:
         return share
-    rate = f", {done / seconds:,.0f} {unit or 'steps'}/s"
+    rate = f", {_rate(done, seconds, unit or 'steps')}"
     left = f", {(total - done) * seconds / done:.0f} s left" if total > done else ""
     return share + rate + left
+
+
+def _rate(done: float, seconds: float, unit: str) -> str:
+    """Say how fast it goes; what is slower than one a second has a digit more."""
+    rate = done / seconds
+    return f"{rate:,.0f} {unit}/s" if rate >= 1 else f"{rate:.2f} {unit}/s"
 
 
 @contextmanager

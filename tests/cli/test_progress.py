@@ -29,6 +29,15 @@ def test_a_slow_step_tells_rate_and_time_left(monkeypatch, capsys):
     )
 
 
+def test_less_than_one_a_second_is_not_told_as_none(monkeypatch, capsys):
+    clock = iter([0.0, 12.0])
+    monkeypatch.setattr("builders.cli.progress.time.monotonic", lambda: next(clock))
+    show = Plain()
+    show("latency", 0, 16, unit="blocks")
+    show("latency", 3, 16, unit="blocks")
+    assert "3 of 16 blocks, 0.25 blocks/s, 52 s left" in capsys.readouterr().err
+
+
 def test_the_same_step_may_come_again(capsys):
     show = Plain()
     for _ in range(2):
