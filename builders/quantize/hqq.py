@@ -19,7 +19,8 @@ from torch import Tensor
 from builders.checkpoint import Checkpoint
 from builders.progress import Progress
 from builders.quantize.calibration import Corpus
-from builders.quantize.rewrite import declare, device, left_alone, rewrite
+from builders.quantize.loading import device
+from builders.quantize.rewrite import declare, left_alone, rewrite
 from builders.quantize.shapes import quantized
 from builders.recipe import Recipe
 

@@ -52,7 +52,8 @@ def load(checkpoint: Checkpoint, progress: Progress) -> nn.Module:
         ) from error
     refuse_strangers(told, checkpoint)
     loaded: nn.Module = found.to(device()).eval()
-    _refuse_damaged(loaded, checkpoint)
+    for name, weight in loaded.named_parameters():
+        refuse_damaged(checkpoint, name, weight)
     progress("load the checkpoint", 1, 1)
     return loaded
 
@@ -100,14 +101,13 @@ def refuse_strangers(told: Mapping[str, Any], checkpoint: Checkpoint) -> None:
             )
 
 
-def _refuse_damaged(model: nn.Module, checkpoint: Checkpoint) -> None:
-    for name, weight in model.named_parameters():
-        low_high = torch.stack(torch.aminmax(weight.detach()))
-        if not bool(torch.isfinite(low_high).all()):
-            raise UsageError(
-                f"{checkpoint.path}: {name} holds NaN or infinity",
-                hint="the checkpoint is damaged: fetch or save it again",
-            )
+def refuse_damaged(checkpoint: Checkpoint, name: str, tensor: torch.Tensor) -> None:
+    """Refuse a tensor of numbers that holds NaN or infinity."""
+    if not bool(torch.isfinite(torch.stack(torch.aminmax(tensor.detach()))).all()):
+        raise UsageError(
+            f"{checkpoint.path}: {name} holds NaN or infinity",
+            hint="the checkpoint is damaged: fetch or save it again",
+        )
 
 
 def first_line(error: BaseException) -> str:

@@ -19,17 +19,13 @@ from builders import files
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress
+from builders.quantize.loading import device, refuse_damaged
 from builders.quantize.shapes import matrices
 
 Round = Callable[[Tensor], Mapping[str, Tensor]]
 
 SHARD_BYTES: Final = 4 << 30
 _DTYPES: Final = (torch.bfloat16, torch.float16, torch.float32)
-
-
-def device() -> torch.device:
-    """Return where to round: the first GPU, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def rewrite(
@@ -73,11 +69,7 @@ def _sound(source: Checkpoint, name: str, tensor: Tensor) -> Tensor:
             f"{source.path}: {name} is {tensor.dtype}, which is not a format to quantize from",
             hint="quantize the original BF16, FP16 or FP32 checkpoint",
         )
-    if not bool(torch.isfinite(torch.stack(torch.aminmax(tensor.float()))).all()):
-        raise UsageError(
-            f"{source.path}: {name} holds NaN or infinity",
-            hint="the checkpoint is damaged: fetch or save it again",
-        )
+    refuse_damaged(source, name, tensor)
     return tensor
 
 

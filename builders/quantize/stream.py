@@ -281,11 +281,6 @@ class _Weights:
         return bits.view(_DTYPES[info.dtype]).reshape(info.shape)
 
     def _sound(self, name: str, tensor: Tensor) -> Tensor:
-        if tensor.is_floating_point() and not bool(
-            torch.isfinite(torch.stack(torch.aminmax(tensor))).all()
-        ):
-            raise UsageError(
-                f"{self._checkpoint.path}: {name} holds NaN or infinity",
-                hint="the checkpoint is damaged: fetch or save it again",
-            )
+        if tensor.is_floating_point():
+            loading.refuse_damaged(self._checkpoint, name, tensor)
         return tensor
