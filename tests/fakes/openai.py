@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -67,6 +68,7 @@ class Canned:
     heads: list[str] = field(default_factory=list)
     connections: int = 0
     port: int = 0
+    open: dict[asyncio.StreamWriter, asyncio.Task] = field(default_factory=dict)
 
     @property
     def url(self):
@@ -74,6 +76,7 @@ class Canned:
 
     async def handle(self, reader, writer):
         self.connections += 1
+        self.open[writer] = asyncio.current_task()
         try:
             while True:
                 path, body = await self._request(reader)
@@ -83,6 +86,17 @@ class Canned:
             pass
         finally:
             writer.close()
+
+    async def hang_up(self):
+        """Cut what clients left open, and wait until every socket is closed."""
+        for writer, task in self.open.items():
+            task.cancel()
+            writer.transport.abort()
+        await asyncio.gather(
+            *self.open.values(),
+            *(writer.wait_closed() for writer in self.open),
+            return_exceptions=True,
+        )
 
     async def _request(self, reader):
         raw = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -109,30 +123,22 @@ class Canned:
 def serving_aside(reply):
     """Serve in a thread of its own, for clients that run their own event loop."""
     canned = reply if isinstance(reply, Canned) else Canned(reply)
-    loop, ready = asyncio.new_event_loop(), threading.Event()
+    up: queue.Queue = queue.Queue()
 
-    async def serve(over):
+    async def serve():
+        over = asyncio.Event()
         async with serving(canned):
-            ready.set()
+            up.put((asyncio.get_running_loop(), over))
             await over.wait()
 
-    def run():
-        loop.run_until_complete(serve(over))
-        while left := asyncio.all_tasks(loop):  # clients that did not close their connections
-            for task in left:
-                task.cancel()
-            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
-
-    over = asyncio.Event()
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=asyncio.run, args=[serve()])
     thread.start()
-    ready.wait(10)
+    loop, over = up.get(timeout=10)
     try:
         yield canned
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join()
-        loop.close()
 
 
 @asynccontextmanager
@@ -144,4 +150,5 @@ async def serving(reply) -> AsyncIterator[Canned]:
         yield canned
     finally:
         server.close()
+        await canned.hang_up()
         await server.wait_closed()
