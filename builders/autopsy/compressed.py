@@ -150,8 +150,13 @@ _FORMATS: Final = (
     (8, "float", 32, Format.MXFP8),
     (8, "float", 0, Format.FP8),
 )
-# What TensorRT-LLM's reader takes besides ModelOpt's own; from its documentation, not run.
+# Who reads it besides vLLM. TensorRT-LLM's are from its documentation, not run.
 _TRTLLM: Final = frozenset({"FP8_DYNAMIC", "FP8_BLOCK"})
+EMBEDDED: Final = frozenset({
+    "FP8", "FP8_DYNAMIC", "FP8_BLOCK", "FP8A16", "W8A8", "MXFP8", "MXFP8A16", "MXFP4", "MXFP4A16",
+    "NVFP4", "NVFP4A16",
+})  # fmt: skip
+EMBEDDED_PACKED: Final = frozenset({"W4A16", "W8A16"})
 
 
 def recognize(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
@@ -180,7 +185,7 @@ def recognize(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         group=main.group if main else 0,
         symmetric=first.symmetric,
         kept=kept,
-        runtimes=("vllm", "trtllm") if main and main.name in _TRTLLM else ("vllm",),
+        runtimes=main.runtimes if main else ("vllm",),
         notes=tuple(f"also {storage.name}" for _, storage in made[1:]),
         named=frozenset(name for targets, _ in made for name in targets if ":" not in name),
         kv_static=kv_static,
@@ -231,15 +236,22 @@ def _storage(checkpoint: Checkpoint, said: Mapping[str, Any], one: Mapping[str, 
     codes = next(iter(parts))
     activations = (_format(group.inputs) if group.inputs else None) or Format.BF16
     times = {"I32": 32 // group.bits, "U8": 2}.get(parts[codes].dtypes[0], 1)
+    name = _label(weights, activations, group)
     return Storage(
-        name=_label(weights, activations, group),
+        name=name,
         weights=weights,
         activations=activations,
         group=group.size,
         parts=parts,
         optional={name: one for name, one in _OPTIONAL.items() if name not in parts},
         features=packed(times) if times > 1 else plain,
+        runtimes=_runtimes(name, packs=layout == "pack-quantized"),
     )
+
+
+def _runtimes(name: str, *, packs: bool) -> tuple[str, ...]:
+    others = {"trtllm": _TRTLLM, "embedded": EMBEDDED_PACKED if packs else EMBEDDED}
+    return ("vllm", *(runtime for runtime, names in others.items() if name in names))
 
 
 def _format(arguments: Mapping[str, Any]) -> Format | None:

@@ -32,6 +32,7 @@ from builders.formats import Format
 
 _WIDE: Final = "F16 BF16 F32"
 _INTEGERS: Final = {4: Format.INT4, 8: Format.INT8}
+_RUNTIMES: Final = ("vllm", "embedded")
 _NEVER: Final = frozenset({Role.OUTPUT, Role.EMBEDDING, Role.ROUTER, Role.VISION, Role.NORM})
 
 
@@ -64,7 +65,7 @@ def gptq(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         group=usual.group,
         symmetric=said.get("sym") is not False,
         kept=tuple(p.removeprefix("-:") for p in mapping(said.get("dynamic")) if p[:2] == "-:"),
-        runtimes=("vllm",),
+        runtimes=usual.runtimes,
         notes=("activation order (desc_act)",) if said.get("desc_act") is True else (),
         explicit=False,
         named=frozenset({"lm_head"}) if head else frozenset(),
@@ -73,9 +74,11 @@ def gptq(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
 
 
 def _gptq(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Storage:
+    """The second version of the format differs from the first in its zero points only."""
+    second = "_V2" if said.get("checkpoint_format") == "gptq_v2" else ""
     bits, group = _bits(checkpoint, said, "GPTQ", 4), max(whole(said.get("group_size"), -1), 0)
     return Storage(
-        name=f"W{bits}A16_GPTQ",
+        name=f"W{bits}A16_GPTQ{second}",
         weights=_INTEGERS[bits],
         group=group,
         parts={
@@ -85,6 +88,7 @@ def _gptq(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Storage:
         },
         optional={"g_idx": part("I32", inputs)},
         features=_turned(packed(32 // bits, along=0)),
+        runtimes=_RUNTIMES,
     )
 
 
@@ -115,7 +119,7 @@ def awq(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         group=usual.group,
         symmetric=not offset,
         kept=kept,
-        runtimes=("vllm",),
+        runtimes=usual.runtimes,
         explicit=False,
         storage=lambda m: None if named_role(m) in _NEVER or left(m) else usual,
     )
@@ -134,6 +138,7 @@ def _awq(bits: int, group: int, *, offset: bool) -> Storage:
         },
         optional={} if offset else zeros,
         features=_turned(packed(32 // bits)),
+        runtimes=_RUNTIMES if bits == 4 else ("vllm",),
     )
 
 
@@ -150,7 +155,7 @@ def bitsandbytes(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         activations=usual.activations,
         group=usual.group,
         kept=kept,
-        runtimes=("vllm",),
+        runtimes=usual.runtimes,
         notes=("scales in 8 bits (double quantization)",) if doubled else (),
         explicit=False,
         storage=lambda m: None if named_role(m) is Role.EMBEDDING or left(m) else usual,
@@ -164,6 +169,7 @@ _INT8: Final = Storage(
     parts={"weight": part("I8", all_values), "SCB": part("F32", rows, judge=Judge.MAGNITUDE)},
     optional={"weight_format": part("U8", scalar, lambda *_: (1,))},
     features=plain,
+    runtimes=_RUNTIMES,
 )
 
 
@@ -179,6 +185,7 @@ def _nf4(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Storage:
         parts=_nf4_parts(doubled=said.get("bnb_4bit_use_double_quant") is True),
         features=lambda shape: (2 * shape[0], 1) if len(shape) == 2 and shape[1] == 1 else None,
         flat=True,
+        runtimes=_RUNTIMES,
     )
 
 
@@ -216,6 +223,7 @@ def hqq(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         group=usual.group,
         symmetric=False,
         kept=kept,
+        runtimes=usual.runtimes,
         notes=("transformers 4 loads it with the library hqq",),
         explicit=False,
         storage=lambda m: None if named_role(m) is Role.EMBEDDING or left(m) else usual,
@@ -246,6 +254,7 @@ def _hqq(bits: int, group: int) -> Storage:
         optional={name: part("U8 I32 I64") for name in _HQQ_FACTS},
         features=lambda s: (s[0] * s[1] * 8 // bits, 1) if len(s) == 2 and s[1] == group else None,
         flat=True,
+        runtimes=("embedded",),
     )
 
 

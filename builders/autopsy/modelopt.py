@@ -6,7 +6,7 @@ The layouts were measured tensor by tensor on exports of ModelOpt 0.47.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final
 
 from builders.autopsy import names
@@ -44,15 +44,6 @@ KV_FORMATS: Final[Mapping[str, Format]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Algorithm:
-    """One of ModelOpt's algorithms: how it stores a layer, and the runtimes that load it."""
-
-    storage: Storage
-    runtimes: tuple[str, ...] = ("embedded",)
-    note: str = ""
-
-
 _FP8: Final = part("F8_E4M3", all_values)
 _INT8: Final = part("I8", all_values)
 _NIBBLES: Final = part("U8", halves)  # the low nibble is the even column
@@ -82,44 +73,44 @@ _MXFP4: Final = {"weight": _NIBBLES, "weight_scale": scale("U8", blocks(32))}
 _AWQ: Final = {"weight": _INT4, "weight_scale": _GROUPS}
 
 
-def _by_column(
+_HERE: Final = ("embedded",)
+_EVERYWHERE: Final = ("embedded", "trtllm", "vllm")
+_NOT_VLLM: Final = ("embedded", "trtllm")
+_BF16, _F8, _I8, _F4 = Format.BF16, Format.FP8, Format.INT8, Format.NVFP4
+
+
+def _four(  # noqa: PLR0913 - one row of a table
     name: str,
     weights: Format,
     activations: Format,
+    runtimes: tuple[str, ...],
     parts: Mapping[str, Part],
     optional: Mapping[str, Part] | None = None,
+    *,
+    group: int = 0,
 ) -> Storage:
+    """Two codes a byte: neighbouring rows in INT4, neighbouring columns in FP4."""
     return Storage(
         name=name,
         weights=weights,
         activations=activations,
-        group=weights.block or 0,
+        group=group or weights.block or 128,
         parts=parts,
         optional=optional or {},
-        features=packed(2),
+        features=packed(2, along=0 if weights is Format.INT4 else 1),
+        runtimes=runtimes,
     )
 
 
-def _by_row(name: str, activations: Format, parts: Mapping[str, Part]) -> Storage:
-    return Storage(
-        name=name,
-        weights=Format.INT4,
-        activations=activations,
-        group=128,
-        parts=parts,
-        optional=_SMOOTH,
-        features=packed(2, along=0),
-    )
-
-
-def _eight(
+def _eight(  # noqa: PLR0913 - one row of a table
     name: str,
     weights: Format,
     activations: Format,
+    runtimes: tuple[str, ...],
     parts: Mapping[str, Part],
-    group: int = 0,
-    *,
     optional: Mapping[str, Part] | None = None,
+    *,
+    group: int = 0,
 ) -> Storage:
     return Storage(
         name=name,
@@ -129,71 +120,36 @@ def _eight(
         parts=parts,
         optional=optional or {},
         features=plain,
+        runtimes=runtimes,
     )
 
 
-_EVERYWHERE: Final = ("embedded", "trtllm", "vllm")
-_TILES_NOTE: Final = "loaders look for weight_scale_inv, ModelOpt writes weight_scale"
-_BF16, _F8, _I8 = Format.BF16, Format.FP8, Format.INT8
+_FP8_ONE: Final = {"weight": _FP8, "weight_scale": _ONE}
+_FP8_ROWS: Final = {"weight": _FP8, "weight_scale": _ROWS}
+_FP8_TILES: Final = {"weight": _FP8, "weight_scale": _TILES}
+_MXFP8: Final = {"weight": _FP8, "weight_scale": scale("U8", blocks(32))}
+_INT8_ROWS: Final = {"weight": _INT8, "weight_scale": _ROWS}
+_W4A8: Final = _AWQ | {"weight_scale_2": _ONE} | _INPUT
 
 _ALL: Final = (
-    Algorithm(
-        _eight("FP8", _F8, _F8, {"weight": _FP8, "weight_scale": _ONE} | _INPUT), _EVERYWHERE
-    ),
-    Algorithm(
-        _eight("FP8_PER_CHANNEL_PER_TOKEN", _F8, _F8, {"weight": _FP8, "weight_scale": _ROWS}),
-        _EVERYWHERE,
-    ),
-    Algorithm(
-        _eight("fp8_pb_wo", _F8, _BF16, {"weight": _FP8, "weight_scale": _TILES}, 128),
-        note=_TILES_NOTE,
-    ),
-    Algorithm(
-        _eight(
-            "MXFP8",
-            Format.MXFP8,
-            Format.MXFP8,
-            {"weight": _FP8, "weight_scale": scale("U8", blocks(32))},
-            32,
-        ),
-        _EVERYWHERE,
-    ),
-    Algorithm(
-        _eight(
-            "W8A8_SQ_PER_CHANNEL",
-            _I8,
-            _I8,
-            {"weight": _INT8, "weight_scale": _ROWS} | _INPUT,
-            optional=_SMOOTH,
-        )
-    ),
-    Algorithm(
-        _eight("W8A16", _I8, _BF16, {"weight": _INT8, "weight_scale": _ROWS}),
-        ("embedded", "trtllm"),
-    ),
-    Algorithm(_by_row("W4A16_AWQ", _BF16, _AWQ), ("embedded", "trtllm")),
-    Algorithm(
-        _by_row("W4A8_AWQ", _F8, _AWQ | {"weight_scale_2": _ONE} | _INPUT), ("embedded", "trtllm")
-    ),
-    Algorithm(_by_column("NVFP4", Format.NVFP4, Format.NVFP4, _nvfp4(16) | _INPUT), _EVERYWHERE),
-    Algorithm(_by_column("NVFP4_AWQ", Format.NVFP4, Format.NVFP4, _nvfp4(16) | _INPUT, _SMOOTH)),
-    Algorithm(
-        _by_column(
-            "NVFP4_SVD", Format.NVFP4, Format.NVFP4, _nvfp4(16) | _INPUT, _SMOOTH | _LOW_RANK
-        ),
-        (),
-    ),
-    Algorithm(_by_column("W4A16_NVFP4", Format.NVFP4, _BF16, _nvfp4(16))),
-    Algorithm(
-        replace(_by_column("W4A8_NVFP4_FP8", Format.NVFP4, _F8, _nvfp4(32) | _INPUT), group=32),
-        ("embedded", "trtllm"),
-    ),
-    Algorithm(_by_column("mxfp4", Format.MXFP4, Format.MXFP4, _MXFP4)),
-    Algorithm(
-        _by_column("W4A8_MXFP4_FP8", Format.MXFP4, _F8, _MXFP4 | _INPUT), ("embedded", "trtllm")
-    ),
+    _eight("FP8", _F8, _F8, _EVERYWHERE, _FP8_ONE | _INPUT),
+    _eight("FP8_PER_CHANNEL_PER_TOKEN", _F8, _F8, _EVERYWHERE, _FP8_ROWS),
+    _eight("fp8_pb_wo", _F8, _BF16, _HERE, _FP8_TILES, group=128),
+    _eight("MXFP8", Format.MXFP8, Format.MXFP8, _EVERYWHERE, _MXFP8, group=32),
+    _eight("W8A8_SQ_PER_CHANNEL", _I8, _I8, _HERE, _INT8_ROWS | _INPUT, _SMOOTH),
+    _eight("W8A16", _I8, _BF16, _NOT_VLLM, _INT8_ROWS),
+    _four("W4A16_AWQ", Format.INT4, _BF16, _NOT_VLLM, _AWQ, _SMOOTH),
+    _four("W4A8_AWQ", Format.INT4, _F8, _NOT_VLLM, _W4A8, _SMOOTH),
+    _four("NVFP4", _F4, _F4, _EVERYWHERE, _nvfp4(16) | _INPUT),
+    _four("NVFP4_AWQ", _F4, _F4, _HERE, _nvfp4(16) | _INPUT, _SMOOTH),
+    _four("NVFP4_SVD", _F4, _F4, (), _nvfp4(16) | _INPUT, _SMOOTH | _LOW_RANK),
+    _four("W4A16_NVFP4", _F4, _BF16, _HERE, _nvfp4(16)),
+    _four("W4A8_NVFP4_FP8", _F4, _F8, _NOT_VLLM, _nvfp4(32) | _INPUT, group=32),
+    _four("mxfp4", Format.MXFP4, Format.MXFP4, _HERE, _MXFP4),
+    _four("W4A8_MXFP4_FP8", Format.MXFP4, _F8, _NOT_VLLM, _MXFP4 | _INPUT),
 )
-ALGORITHMS: Final[Mapping[str, Algorithm]] = {one.storage.name: one for one in _ALL}
+ALGORITHMS: Final[Mapping[str, Storage]] = {one.name: one for one in _ALL}
+_NOTES: Final = {"fp8_pb_wo": "loaders look for weight_scale_inv, ModelOpt writes weight_scale"}
 _OTHER_NAMES: Final = {"MXFP4": "mxfp4", "FP8_PB_WO": "fp8_pb_wo"}
 
 
@@ -235,7 +191,7 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
             return named.get(module)
         return None if matches(module) else usual
 
-    facts = ALGORITHMS[main.name] if main else None
+    note = _NOTES.get(main.name) if main else None
     return Recognized(
         method="modelopt",
         algorithm=algorithm or "KV cache only",
@@ -244,8 +200,8 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
         kv_cache=KV_FORMATS.get(kv_name, Format.BF16),
         group=(group or main.group) if main else 0,
         kept=kept,
-        runtimes=facts.runtimes if facts else _EVERYWHERE,
-        notes=(facts.note,) if facts and facts.note else (),
+        runtimes=main.runtimes if main else _EVERYWHERE,
+        notes=(note,) if note else (),
         named=frozenset(named),
         storage=storage,
     )
@@ -257,7 +213,7 @@ def _stored(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Storage:
     name = _OTHER_NAMES.get(name, name)
     if name not in ALGORITHMS:
         raise _unknown(checkpoint, "algorithm", name, ALGORITHMS)
-    stored = ALGORITHMS[name].storage
+    stored = ALGORITHMS[name]
     group = whole(said.get("group_size"))
     return replace(stored, group=group) if group > 0 and stored.weights is Format.INT4 else stored
 

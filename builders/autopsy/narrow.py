@@ -39,7 +39,7 @@ def fp8(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         kv_cache=kv_cache,
         group=usual.group,
         kept=kept,
-        runtimes=("vllm", "trtllm") if sides == [128, 128] else ("vllm",),
+        runtimes=usual.runtimes,
         notes=("scales are powers of two",) if said.get("scale_fmt") == "ue8m0" else (),
         explicit=False,
         kv_static=kv_static,
@@ -58,6 +58,7 @@ def _tiled(sides: list[object], *, static: bool) -> Storage:
         parts={"weight": part("F8_E4M3", all_values), "weight_scale_inv": grid}
         | ({"input_scale": _ONE} if static else {}),
         features=plain,
+        runtimes=("vllm", "trtllm", "embedded") if (down, across) == (128, 128) else ("vllm",),
     )
 
 
@@ -69,6 +70,7 @@ def _whole(*, static: bool) -> Storage:
         parts={"weight": part("F8_E4M3", all_values), "weight_scale": _ONE}
         | ({"input_scale": _ONE} if static else {}),
         features=plain,
+        runtimes=("vllm", "embedded"),
     )
 
 
@@ -82,6 +84,7 @@ _EXPERTS: Final = Storage(
     },
     features=lambda shape: (shape[0], shape[1] * 32) if len(shape) == 3 else None,
     stacked=True,
+    runtimes=("vllm", "trtllm"),
 )
 
 
@@ -95,7 +98,7 @@ def mxfp4(_checkpoint: Checkpoint, said: Mapping[str, Any]) -> Recognized:
         weights=Format.MXFP4,
         group=32,
         kept=kept,
-        runtimes=("vllm", "trtllm"),
+        runtimes=_EXPERTS.runtimes,
         notes=("only the experts are quantized",),
         storage=lambda m: _EXPERTS if ".experts." in m and not left(m) else None,
     )

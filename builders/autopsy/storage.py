@@ -46,7 +46,7 @@ class Storage:
 
     ``features`` tells (out, in) from the codes' shape, or None for a shape that cannot be.
     ``stacked``: all tensors have the experts as their first dimension. ``flat``: the codes lie in
-    a row, so that only out times in is known.
+    a row, so that only out times in is known. ``runtimes``: those that read it, best known first.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Storage:
     optional: Mapping[str, Part] = field(default_factory=dict)
     stacked: bool = False
     flat: bool = False
+    runtimes: tuple[str, ...] = ()
 
     @property
     def codes(self) -> str:

@@ -12,10 +12,9 @@ from builders import engine, serve
 from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings, timing
 from builders.engine.description import FILE
-from builders.engine.embedded.foreign import declared
+from builders.engine.embedded.declaration import Declaration
 from builders.engine.timing import Lap, Timed, Work
 from builders.errors import UsageError
-from builders.formats import Format
 from builders.gate import OpenEndpoint
 from builders.gate.policy import Policy
 from builders.gate.speed import latency
@@ -92,7 +91,7 @@ def time(source: Path, work: Work, device: str | None, progress: Progress) -> Sp
             checkpoint = Checkpoint.open(source)
             settings = EngineSettings(
                 context=min(work.prompt_tokens + work.output_tokens, checkpoint.context),
-                kv_cache=Format.FP8 if declared(checkpoint).kv_cache else Format.BF16,
+                kv_cache=Declaration.read(checkpoint).kv_cache,
             )
             engine.build("embedded", source, settings, built, progress)
         return Speed.of(timing.time(built, work, device=device, progress=progress), work)

@@ -6,7 +6,6 @@ import pytest
 
 from builders.autopsy import METHODS, inspect, recognize
 from builders.checkpoint import Checkpoint
-from builders.engine.embedded import layout
 from builders.errors import UsageError
 from builders.formats import Format
 from fakes.quantized import SOUND, sound
@@ -65,13 +64,6 @@ def test_each_method_is_told_in_our_words(opened, name):
 
 def test_every_known_method_has_a_fake():
     assert {facts[0] for facts in FACTS.values()} == {*METHODS, "unquantized"}
-
-
-def test_the_embedded_runtime_is_named_for_what_its_loader_reads(opened):
-    from builders.autopsy.modelopt import ALGORITHMS
-
-    named = {name for name, one in ALGORITHMS.items() if "embedded" in one.runtimes}
-    assert named == set(layout.LAYOUTS)
 
 
 def test_a_fact_sheet_is_plain_json(opened):

@@ -28,10 +28,12 @@ import torch
 from torch.nn.functional import cosine_similarity, cross_entropy
 from transformers import AutoModelForCausalLM
 
+from builders.autopsy import recognize
+from builders.autopsy.modelopt import ALGORITHMS
 from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings
+from builders.engine.embedded.declaration import Declaration
 from builders.engine.embedded.formats import READERS
-from builders.engine.embedded.layout import LAYOUTS, Declaration
 from builders.engine.embedded.loader import load
 from builders.engine.embedded.score import forward
 from builders.engine.embedded.tensors import Tensors
@@ -155,14 +157,9 @@ def read(path, name):
     """Return a layer's dequantized weight, and how its input is rounded and widened again."""
     checkpoint = Checkpoint.open(path)
     scheme = Declaration.read(checkpoint).scheme(name)
-    layout, reader = LAYOUTS[scheme.algorithm], READERS[scheme.algorithm]
-    parts = {
-        part: Tensors(checkpoint, CPU)[f"{name}.{part}"]
-        for part in (*layout.required, *layout.optional)
-        if f"{name}.{part}" in checkpoint.tensors
-    }
-    group = scheme.group or layout.group
-    decoded = reader.decode(parts, group)
+    reader = READERS[scheme.algorithm]
+    parts = {part: Tensors(checkpoint, CPU)[f"{name}.{part}"] for part in scheme.parts}
+    decoded = reader.decode(parts, scheme.group)
     unit = parts.get("input_scale", torch.tensor(1.0))
     gain = decoded.gain / unit
     weight = decoded.matrix * (gain if gain.ndim == 0 else gain[:, None])
@@ -172,7 +169,7 @@ def read(path, name):
         values = values if smooth is None else values * smooth.to(values.dtype)
         if reader.rounding is None:
             return values.float()
-        codes, scale = reader.rounding(parts, group)(values.float())
+        codes, scale = reader.rounding(parts, scheme.group)(values.float())
         return codes * unit * (1 if scale is None else scale)
 
     return weight, rounded
@@ -292,8 +289,8 @@ def add_input_scales(path, calibrated):
     from safetensors.torch import load_file, save_file
 
     tensors, known = (load_file(at / "model.safetensors") for at in (path, calibrated))
-    algorithm = Declaration.read(Checkpoint.open(path)).algorithm
-    if "input_scale" not in LAYOUTS[algorithm].required:
+    algorithm = recognize(Checkpoint.open(path)).algorithm
+    if "input_scale" not in ALGORITHMS[algorithm].parts:
         return
     smaller = 6 if algorithm == "NVFP4" else 1  # largest / 2688 there, largest / 448 in FP8
     scales = {name: scale / smaller for name, scale in known.items() if "input_scale" in name}

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
+from builders.autopsy.modelopt import ALGORITHMS
 from builders.engine.embedded.formats import READERS
-from builders.engine.embedded.layout import LAYOUTS
 
 
 def decoded(algorithm, group, **parts):
@@ -17,13 +17,15 @@ def scalar(value):
     return torch.tensor(float(value))
 
 
-def test_every_layout_has_a_reader():
-    assert READERS.keys() == LAYOUTS.keys()
+def test_the_embedded_runtime_is_named_for_what_has_a_reader():
+    named = {name for name, stored in ALGORITHMS.items() if "embedded" in stored.runtimes}
+    assert READERS.keys() == named
 
 
-def test_rounding_is_there_where_a_layout_has_an_input_scale():
-    for algorithm, layout in LAYOUTS.items():
-        assert not ("input_scale" in layout.required and READERS[algorithm].rounding is None)
+def test_rounding_is_there_where_a_format_has_an_input_scale():
+    for algorithm, reader in READERS.items():
+        parts = ALGORITHMS[algorithm].parts
+        assert not ("input_scale" in parts and reader.rounding is None)
 
 
 def test_fp8_is_code_times_both_scales():
@@ -61,8 +63,14 @@ def test_w4a8_rounds_its_widened_weight_to_fp8():
 def test_fp8_tiles_are_128_wide_and_high():
     weight = torch.ones(130, 129).to(torch.float8_e4m3fn)
     scales = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).reshape(2, 1, 2, 1)
-    found = decoded("fp8_pb_wo", 0, weight=weight, weight_scale=scales)
+    found = decoded("fp8_pb_wo", 128, weight=weight, weight_scale=scales)
     assert [found[0, 0], found[127, 128], found[128, 0], found[129, 128]] == [1, 2, 3, 4]
+
+
+def test_a_single_fp8_tile_has_a_number_for_a_scale():
+    weight = torch.ones(16, 128).to(torch.float8_e4m3fn)
+    found = decoded("fp8_pb_wo", 128, weight=weight, weight_scale=scalar(3))
+    assert found.unique().tolist() == [3.0]
 
 
 def test_mxfp8_blocks_scale_by_powers_of_two():
@@ -101,7 +109,7 @@ def test_matrices_of_rounded_products_fit_bfloat16_exactly(algorithm):
         "weight_scale_2": scalar(0.3),
         "input_scale": scalar(0.7),
     }
-    matrix = READERS[algorithm].decode(parts, LAYOUTS[algorithm].group).matrix
+    matrix = READERS[algorithm].decode(parts, ALGORITHMS[algorithm].group).matrix
     assert torch.equal(matrix.bfloat16().float(), matrix)
 
 

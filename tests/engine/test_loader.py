@@ -128,12 +128,9 @@ def test_missing_extra_and_misshapen_tensors_are_named(checkpoint, tmp_path, cha
         load(copied(checkpoint, tmp_path / "spoiled", change), PLAIN, CPU)
 
 
-def test_a_scale_that_only_the_declaration_asks_for_is_missed(fp8, tmp_path):
-    """Headers alone cannot tell: a plain weight that the declaration calls FP8."""
-    norm = fp8.tensors["lm_head.weight"]
-    fp8.tensors["lm_head.weight"] = norm
+def test_a_plain_weight_that_is_declared_quantized_is_refused(fp8, tmp_path):
     fp8.declared["exclude_modules"] = ["model.embed_tokens"]
-    with pytest.raises(ToolError, match="lm_head is declared FP8, but has no weight_scale"):
+    with pytest.raises(ToolError, match="lm_head is stored in BF16, but declared FP8"):
         load(fp8.write(tmp_path / "source"), FP8, CPU)
 
 

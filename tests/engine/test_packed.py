@@ -16,8 +16,7 @@ from bitsandbytes.autograd._functions import MatMul8bitLt
 from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
 from safetensors.torch import load_file
 
-from builders.engine.embedded import layers, packed
-from builders.engine.embedded.layout import FOREIGN
+from builders.engine.embedded import packed
 from builders.engine.embedded.linear import Matrix, Rounder
 from builders.engine.embedded.outliers import MixedLinear
 from builders.errors import ToolError
@@ -33,10 +32,6 @@ def recorded(name):
 
 def decoded(algorithm, parts, group=0):
     return packed.READERS[algorithm].decode(parts, group).matrix
-
-
-def test_every_foreign_layout_has_a_reader():
-    assert layers.FOREIGN.keys() == FOREIGN.keys()
 
 
 @pytest.mark.parametrize("doubled", [True, False])

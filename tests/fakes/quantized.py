@@ -273,7 +273,8 @@ def _bnb8(o, i, rng):
 
 def _bnb4(o, i, rng):
     blocks = -(-o * i // 64)
-    state = json.dumps({"quant_type": "nf4", "blocksize": 64, "shape": [o, i]}).encode()
+    said = {"quant_type": "nf4", "blocksize": 64, "shape": [o, i]}
+    state = json.dumps(said | {"nested_blocksize": 256, "nested_offset": 0.02}).encode()
     return {
         "weight": _codes((o * i // 2, 1), "U8", rng),
         "weight.absmax": ("U8", rng.integers(0, 255, blocks, np.uint8)),

@@ -4,22 +4,15 @@ What the loader could not read is refused here, from headers alone, in milliseco
 """
 
 from pathlib import Path
-from typing import Final
 
 from builders import files
 from builders.checkpoint import Checkpoint
 from builders.engine.description import Description, EngineSettings
-from builders.engine.embedded.foreign import declared
-from builders.engine.embedded.layout import Declaration
+from builders.engine.embedded.declaration import KV_FORMATS, Declaration
 from builders.engine.sources import place
 from builders.errors import ToolError, UsageError
-from builders.formats import UNQUANTIZED, Format
+from builders.formats import UNQUANTIZED
 from builders.progress import Progress
-
-_KV_CACHE: Final = {
-    "": Format.BF16, "FP8": Format.FP8, "FP8_AFFINE": Format.FP8, "NVFP4": Format.NVFP4,
-    "NVFP4_AFFINE": Format.NVFP4,
-}  # fmt: skip
 
 
 def build(
@@ -32,7 +25,7 @@ def build(
 ) -> None:
     """Fill ``out`` with `engine.json` and `checkpoint/`; files that are ``owned`` are linked."""
     source = Checkpoint.open(checkpoint)
-    declaration = declared(source)
+    declaration = Declaration.read(source)
     _check_settings(source, declaration, settings)
     with files.disk_errors(f"building {out}"):
         place(checkpoint, out, progress, owned=owned)
@@ -56,14 +49,14 @@ def _check_settings(source: Checkpoint, declaration: Declaration, settings: Engi
 
 def _check_kv_cache(source: Checkpoint, declaration: Declaration, settings: EngineSettings) -> None:
     """A calibrated cache must be used; one without scales may be quantized with scale 1."""
-    asked, declared = settings.kv_cache, _KV_CACHE[declaration.kv_cache]
+    asked, declared = settings.kv_cache, declaration.kv_cache
     if declared.quantized and asked is not declared:
         raise ToolError(
             f"{source.path}: calibrated for a KV cache in {declared.value}, asked for "
             f"{asked.value}",
             hint=f"build with kv_cache = {declared.value}, or quantize without it",
         )
-    if asked.quantized and asked not in _KV_CACHE.values():
+    if asked.quantized and asked not in KV_FORMATS:
         raise ToolError(
             f"the embedded runtime has no KV cache in {asked.value}",
             hint="set kv_cache to fp8, nvfp4 or none in [quantize]",

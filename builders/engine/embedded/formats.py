@@ -58,9 +58,11 @@ def _coded_static(parts: Parts, _group: int) -> Decoded:
     return Decoded(_wide(parts, "weight"), gain)
 
 
-def _tiles(parts: Parts, _group: int) -> Decoded:
-    scales = _wide(parts, "weight_scale").flatten(2).squeeze(1)
-    return Decoded(blocks.per_tile(_wide(parts, "weight"), scales, 128), _one(parts))
+def _tiles(parts: Parts, group: int) -> Decoded:
+    weight = _wide(parts, "weight")
+    rows, columns = (-(-side // group) for side in weight.shape)
+    scales = _wide(parts, "weight_scale").reshape(rows, columns)
+    return Decoded(blocks.per_tile(weight, scales, group), _one(parts))
 
 
 def _mx(parts: Parts, group: int) -> Decoded:

@@ -6,9 +6,9 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from builders.engine.embedded import layout, packed, published
+from builders.engine.embedded import packed, published
+from builders.engine.embedded.declaration import Declaration, Scheme
 from builders.engine.embedded.formats import READERS, Parts, Reader
-from builders.engine.embedded.layout import Declaration, Scheme
 from builders.engine.embedded.linear import Linear, Matrix, Memory, Rounder
 from builders.engine.embedded.outliers import MixedLinear
 from builders.engine.embedded.tensors import Tensors
@@ -79,10 +79,9 @@ class Layers:
         return Linear(matrix, dtype=torch.float32 if logits else self._dtype, bias=bias)
 
     def _quantized(self, name: str, scheme: Scheme, bias: Tensor | None, *, logits: bool) -> Linear:
-        parts = self._parts(name, scheme)
-        group = scheme.group or layout.layout(scheme, name).group
+        parts = {part: self._tensors[f"{name}.{part}"] for part in scheme.parts}
         reader = _reader(scheme)
-        decoded = reader.decode(self._held(parts, scheme), group)
+        decoded = reader.decode(self._held(parts, scheme), scheme.group)
         # Codes with their block scales fit bfloat16 exactly; float16 has too little range.
         codes = self._dtype if self._dtype == torch.float32 else torch.bfloat16
         held = codes if reader.rounding else self._dtype
@@ -92,7 +91,7 @@ class Layers:
             dtype=torch.float32 if logits else self._dtype,
             gain=None if decoded.gain.ndim == 0 and decoded.gain == 1 else decoded.gain,
             bias=bias,
-            rounder=self._rounder(name, parts, scheme, group),
+            rounder=self._rounder(name, parts, scheme),
             memory=self._memory,
         )
 
@@ -100,19 +99,7 @@ class Layers:
         packs = scheme.foreign and scheme.algorithm in packed.READERS
         return packed.held(parts, self._dtype) if packs else parts
 
-    def _parts(self, name: str, scheme: Scheme) -> Parts:
-        expected = layout.layout(scheme, name)
-        missing = [part for part in expected.required if f"{name}.{part}" not in self._tensors]
-        if missing:
-            raise ToolError(
-                f"{self._tensors.checkpoint.path}: {name} is declared {scheme.algorithm}, but "
-                f"has no {missing[0]}",
-                hint="quantize again: the declaration and the tensors must agree",
-            )
-        names = (*expected.required, *expected.optional)
-        return {p: self._tensors[f"{name}.{p}"] for p in names if f"{name}.{p}" in self._tensors}
-
-    def _rounder(self, name: str, parts: Parts, scheme: Scheme, group: int) -> Rounder | None:
+    def _rounder(self, name: str, parts: Parts, scheme: Scheme) -> Rounder | None:
         smooth = parts.get("pre_quant_scale")
         make = _reader(scheme).rounding
         if smooth is None and make is None:
@@ -123,7 +110,7 @@ class Layers:
         if key not in self._rounders:
             self._rounders[key] = Rounder(
                 smooth=None if smooth is None else smooth.to(self._dtype),
-                rounding=None if make is None else make(parts, group),
+                rounding=None if make is None else make(parts, scheme.group),
             )
         return self._rounders[key]
 

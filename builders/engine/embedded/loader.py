@@ -17,8 +17,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from builders.checkpoint import Checkpoint
 from builders.engine.description import EngineSettings
-from builders.engine.embedded import attention, experts, foreign, layout
+from builders.engine.embedded import attention, experts
 from builders.engine.embedded.cache import ROUNDINGS, Cache, KvScale, KvScales, Passing, Slots
+from builders.engine.embedded.declaration import KV_PARTS, Declaration
 from builders.engine.embedded.layers import Layers, tied_weights
 from builders.engine.embedded.linear import Memory
 from builders.engine.embedded.names import Names
@@ -69,7 +70,7 @@ class Loaded:
 def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
     """Read the checkpoint in ``path`` for computing on ``device``."""
     checkpoint = Checkpoint.open(path)
-    declaration = foreign.declared(checkpoint)
+    declaration = Declaration.read(checkpoint)
     config = _config(checkpoint)
     dtype = DTYPES[settings.dtype] if settings.dtype else _own_dtype(config)
     module = _empty(checkpoint, config, dtype)
@@ -234,7 +235,7 @@ def _kv_scales(
     if kind not in ROUNDINGS:
         return {}
     attentions = list(_attentions(module))
-    if not any(name.endswith(layout.KV_PARTS) for name in tensors.checkpoint.tensors):
+    if not any(name.endswith(KV_PARTS) for name in tensors.checkpoint.tensors):
         return {index: (KvScale(scale=1.0, kind=kind),) * 2 for _, index in attentions}
     return {
         index: (
@@ -252,6 +253,9 @@ def _attentions(module: nn.Module) -> Iterator[tuple[str, int]]:
 
 
 def _kv_scale(tensors: Tensors, name: str, which: str, kind: Format, dtype: torch.dtype) -> KvScale:
+    """ModelOpt names a scale below its projection, compressed-tensors below the attention."""
     said = f"{name}.{which}_proj.{which}"
     bias = tensors[f"{said}_bias"].to(dtype) if f"{said}_bias" in tensors else None
-    return KvScale(scale=float(tensors[f"{said}_scale"]), bias=bias, kind=kind)
+    other = f"{name}.{which}_scale"
+    scale = tensors[other if other in tensors else f"{said}_scale"]
+    return KvScale(scale=float(scale), bias=bias, kind=kind)

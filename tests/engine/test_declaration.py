@@ -11,10 +11,12 @@ from hqq.core.quantize import HQQLinear
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from builders.autopsy import compressed, recognize
 from builders.checkpoint import Checkpoint
 from builders.engine.description import Description
+from builders.engine.embedded import layers
 from builders.engine.embedded.cache import Passing
-from builders.engine.embedded.foreign import declared
+from builders.engine.embedded.declaration import Declaration
 from builders.engine.embedded.model import Embedded
 from builders.errors import ToolError, UsageError
 from builders.formats import Format
@@ -24,7 +26,7 @@ from builders.recipe import Calibration, shipped
 from fakes import gptqmodel_worker
 from fakes.checkpoints import read_safetensors, tiny_qwen3_moe, write_safetensors
 from fakes.environments import ready
-from fakes.quantized import sound
+from fakes.quantized import SOUND, sound
 
 STAND_IN = Path(gptqmodel_worker.__file__)
 IDS = torch.arange(5, 37)[None] * 7
@@ -130,7 +132,7 @@ def test_bitsandbytes_checkpoints_compute_what_transformers_computes(
 def test_layers_left_alone_are_read_as_they_are(checkpoint, make_engine, export):
     kept = ("*lm_head*", "*embed_tokens*", "*mlp*")
     exported = export(checkpoint, "bnb_nf4", keep=kept)
-    assert declared(Checkpoint.open(exported)).scheme("model.layers.0.mlp.up_proj") is None
+    assert Declaration.read(Checkpoint.open(exported)).scheme("model.layers.0.mlp.up_proj") is None
     logits(make_engine(exported))
 
 
@@ -140,11 +142,41 @@ def test_experts_of_gptq_are_read_one_by_one(tmp_path, make_engine, export):
     logits(make_engine(exported))
 
 
-@pytest.mark.parametrize(
-    "name", ["compressed w4a16", "compressed w4a16 zeros", "gptq beside", "awq old"]
-)
-def test_other_tools_checkpoints_are_read(tmp_path, make_engine, name):
-    logits(make_engine(sound(name).write(tmp_path / "m")))
+@pytest.mark.parametrize("name", SOUND)
+def test_whom_the_autopsy_names_as_a_reader_reads_it(tmp_path, make_engine, name):
+    path = sound(name).write(tmp_path / "m")
+    known = recognize(Checkpoint.open(path))
+    if "embedded" in known.runtimes:
+        assert logits(make_engine(path, kv_cache=known.kv_cache)).isfinite().all()
+    else:
+        with pytest.raises(ToolError, match="the embedded runtime cannot read"):
+            Declaration.read(Checkpoint.open(path))
+
+
+def test_every_reader_of_other_tools_formats_can_be_reached():
+    named = {f"W{bits}A16_GPTQ{second}" for bits in (4, 8) for second in ("", "_V2")}
+    named |= {"BNB_INT8", "BNB_NF4", "HQQ_INT4", "HQQ_INT8", "AWQ", "FP8_BLOCK_SCALES"}
+    assert named | compressed.EMBEDDED | compressed.EMBEDDED_PACKED == layers.FOREIGN.keys()
+
+
+def test_zero_points_that_no_reader_minds_are_refused(tmp_path):
+    fake = sound("compressed fp8 dynamic")
+    group = fake.config["quantization_config"]["config_groups"]["group_0"]
+    group["weights"]["symmetric"] = False
+    for name in [name for name in fake.tensors if name.endswith("weight_scale")]:
+        shape = fake.tensors[name][1].shape
+        zeros = ("F8_E4M3", np.zeros(shape, np.uint8))
+        fake.tensors[name.replace("weight_scale", "weight_zero_point")] = zeros
+    with pytest.raises(ToolError, match="cannot read FP8_DYNAMIC of compressed-tensors"):
+        Declaration.read(Checkpoint.open(fake.write(tmp_path / "m")))
+
+
+def test_a_kv_cache_whose_scales_are_found_while_serving_is_refused(tmp_path):
+    fake = sound("compressed fp8 dynamic")
+    scheme = {"num_bits": 8, "type": "float", "dynamic": True}
+    fake.config["quantization_config"]["kv_cache_scheme"] = scheme
+    with pytest.raises(ToolError, match="no KV cache in fp8 as compressed-tensors declares it"):
+        Declaration.read(Checkpoint.open(fake.write(tmp_path / "m")))
 
 
 def spoiled(path, spoil):
