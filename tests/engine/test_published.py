@@ -23,7 +23,6 @@ from builders.progress import silent
 from builders.quantize import quantize
 from builders.recipe import Calibration, shipped
 from fakes.checkpoints import read_safetensors, write_safetensors
-from fakes.quantized import sound
 
 IDS = torch.arange(5, 37)[None] * 7
 RANDOM = torch.Generator().manual_seed(2)
@@ -73,9 +72,9 @@ def texts(tmp_path_factory):
     return Calibration(files=(file,))
 
 
-def exported(source, name, texts, out):
+def exported(source, name, texts, out, *, kv_cache=Format.BF16):
     out.mkdir()
-    recipe = replace(shipped()[name], kv_cache=Format.BF16)
+    recipe = replace(shipped()[name], kv_cache=kv_cache)
     quantize(Checkpoint.open(source), recipe, texts, out, silent)
     return out
 
@@ -87,24 +86,30 @@ def declare(path, said):
     (path / "config.json").write_text(json.dumps(config))
 
 
-def republished(path: Path, case) -> Path:
+def republished(path: Path, case, **more) -> Path:
     layout, weights, inputs, parts = case
     tensors = {}
     for name, entry in read_safetensors(path / "model.safetensors").items():
         module, _, part = name.rpartition(".")
         renamed, change = parts.get(part, (part, same))
-        linear = "_proj" in module
-        tensors[f"{module}.{renamed}" if linear else name] = change(entry) if linear else entry
+        if part in {"k_scale", "v_scale"}:
+            tensors[f"{module.rpartition('.')[0]}.{part}"] = as_column(entry)
+        elif "_proj" in module:
+            tensors[f"{module}.{renamed}"] = change(entry)
+        else:
+            tensors[name] = entry
     write_safetensors(path / "model.safetensors", tensors)
     (path / "hf_quant_config.json").unlink()
     group = {"targets": ["Linear"], "weights": weights, "input_activations": inputs}
-    declare(path, {"format": layout, "config_groups": {"group_0": group}})
+    declare(path, {"format": layout, "config_groups": {"group_0": group}} | more)
     return path
 
 
 def logits(engine):
     with Embedded.load(engine, device="cpu") as model:
-        return model._loaded.logits(IDS, torch.arange(IDS.shape[1])[None], Passing({}))
+        return model._loaded.logits(
+            IDS, torch.arange(IDS.shape[1])[None], Passing(model._loaded.kv_scales)
+        )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -122,13 +127,19 @@ def test_the_same_numbers_under_other_names_compute_the_same(
         assert torch.equal(before, after)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["compressed fp8 block", "compressed w8a8", "compressed mxfp4", "fp8 block", "fp8 static",
-     "fp8 dynamic"],
-)  # fmt: skip
-def test_every_published_layout_loads_and_computes_finite_logits(tmp_path, make_engine, name):
-    assert torch.isfinite(logits(make_engine(sound(name).write(tmp_path / "m")))).all()
+def test_a_kv_cache_under_its_other_name_computes_the_same(
+    checkpoint, make_engine, texts, tmp_path
+):
+    ours = exported(checkpoint, "fp8", texts, tmp_path / "ours", kv_cache=Format.FP8)
+    cached = {"dtype": Format.FP32, "kv_cache": Format.FP8}
+    before = logits(make_engine(ours, **cached))
+    plain = {"kv_cache_scheme": STATIC}
+    after = logits(make_engine(republished(ours, CASES["fp8"], **plain), **cached))
+    assert torch.equal(before, after)
+    scales = [n for n in Checkpoint.open(ours).tensors if n.endswith("self_attn.k_scale")]
+    assert scales
+    uncached = exported(checkpoint, "fp8", texts, tmp_path / "uncached")
+    assert not torch.equal(before, logits(make_engine(uncached, dtype=Format.FP32)))
 
 
 def test_int8_activations_are_rounded_by_each_tokens_largest_value():
