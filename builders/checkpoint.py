@@ -6,7 +6,7 @@ anything heavy starts.
 
 import json
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -19,6 +19,8 @@ from builders.errors import UsageError
 
 PICKLES: Final = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 TOKENIZER_FILES: Final = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
+INDEX: Final = "model.safetensors.index.json"
+SINGLE: Final = "model.safetensors"
 _MAX_HEADER: Final = 100 << 20  # the safetensors library's own limit
 _DTYPE_BYTES: Final = {
     "F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "BF16": 2, "F16": 2, "I16": 2,
@@ -142,15 +144,21 @@ class Checkpoint:
         return fingerprint({"config": dict(self.config), "tensors": tensors})
 
     @cached_property
+    def shards(self) -> tuple[Path, ...]:
+        """The files that hold the tensors."""
+        return tuple(self.path / name for name in sorted({i.file for i in self.tensors.values()}))
+
+    @cached_property
     def artifacts(self) -> tuple[Artifact, ...]:
         """Every file that makes the checkpoint, with digest and size (reads all bytes once)."""
-        found = sorted(path for path in self.path.iterdir() if path.is_file() and _counts(path))
+        others = (path for path in self.path.iterdir() if path.is_file() and _counts(path))
+        found = sorted({*others, *self.shards})
         known = zip(found, digests.digests(found), strict=True)
         return tuple(Artifact(path.name, sha256, path.stat().st_size) for path, sha256 in known)
 
 
 def _counts(path: Path) -> bool:
-    return not path.name.startswith(".") and path.suffix not in {".md", ".lock"}
+    return not path.name.startswith(".") and path.suffix not in {".md", ".lock", ".safetensors"}
 
 
 def _refuse_pickles(path: Path) -> None:
@@ -176,33 +184,47 @@ def _json(path: Path) -> Mapping[str, object]:
 
 
 def _tensors(path: Path) -> dict[str, TensorInfo]:
-    shards = sorted(path.glob("*.safetensors"))
+    present = sorted(file.name for file in path.glob("*.safetensors"))
+    index = path / INDEX
+    listed = _listed(index) if index.is_file() else {}
+    shards = weight_files(present, listed)
     if not shards:
         raise UsageError(f"{path}: no safetensors weights", hint="only safetensors are read")
+    absent = [name for name in shards if name not in present]
+    if absent:
+        raise UsageError(
+            f"{path / absent[0]}: the index names this shard but it is not there",
+            hint=f"{len(absent)} of {len(shards)} shards missing; fetch them again",
+        )
     tensors: dict[str, TensorInfo] = {}
     for shard in shards:
-        tensors |= read_header(shard)
-    index = path / "model.safetensors.index.json"
-    if index.is_file():
-        _check_index(index, {shard.name for shard in shards}, tensors)
+        header = read_header(path / shard)
+        for name in sorted(header.keys() & tensors.keys()):
+            raise UsageError(
+                f"{path}: tensor {name} is in {tensors[name].file} and in {shard}",
+                hint="keep the files of one revision only",
+            )
+        tensors |= header
+    for name in sorted(listed.keys() - tensors.keys()):
+        raise UsageError(f"{index}: tensor {name} is in no shard", hint="fetch the weights again")
     return tensors
 
 
-def _check_index(index: Path, shards: set[str], tensors: Mapping[str, TensorInfo]) -> None:
-    wanted = _json(index).get("weight_map")
-    if not isinstance(wanted, Mapping):
-        raise UsageError(f"{index}: weight_map is missing")
-    absent = sorted({str(name) for name in wanted.values()} - shards)
-    if absent:
-        raise UsageError(
-            f"{index.parent / absent[0]}: the index names this shard but it is not there",
-            hint=f"{len(absent)} of {len(shards) + len(absent)} shards missing; fetch them again",
-        )
-    lost = sorted(set(wanted) - set(tensors))
-    if lost:
-        raise UsageError(
-            f"{index}: tensor {lost[0]} is in no shard", hint="fetch the weights again"
-        )
+def weight_files(present: Sequence[str], listed: Mapping[str, str]) -> list[str]:
+    """Return the files that readers load: those of the index, else a single one, else all.
+
+    Others beside them are the same weights once more, such as Mistral's ``consolidated``.
+    """
+    if listed:
+        return sorted(set(listed.values()))
+    return [SINGLE] if SINGLE in present else list(present)
+
+
+def _listed(index: Path) -> dict[str, str]:
+    found = _json(index).get("weight_map")
+    if not isinstance(found, Mapping) or not found:
+        raise UsageError(f"{index}: weight_map is missing", hint="fetch this file again")
+    return {str(name): str(file) for name, file in found.items()}
 
 
 def read_header(file: Path) -> dict[str, TensorInfo]:

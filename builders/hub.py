@@ -19,12 +19,17 @@ from builders.errors import ToolError, UsageError
 from builders.recipe import HubTexts
 
 WANTED: Final = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "*.jsonl")
+_TWICE: Final = ("consolidated*.safetensors",)  # the same weights in Mistral's own naming
 
 
 def fetch(hub_id: str, revision: str) -> Path:
     """Return the local snapshot at a 40-hex revision; what is absent is downloaded."""
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(WANTED)))
+        return Path(
+            snapshot_download(
+                hub_id, revision=revision, allow_patterns=list(WANTED), ignore_patterns=list(_TWICE)
+            )
+        )
     except (httpx.HTTPError, ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ToolError(

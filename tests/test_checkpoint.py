@@ -149,3 +149,22 @@ def test_a_config_without_architecture_says_what_to_add(model):
 def test_a_header_gives_dtype_shape_and_place(model):
     info = read_header(model / "model.safetensors")["model.norm.weight"]
     assert (info.dtype, info.shape, info.bytes) == ("BF16", (128,), 256)
+
+
+def test_weights_that_no_reader_loads_are_not_the_models(model):
+    """Mistral ships its weights twice: once more in its own naming, beside those of the index."""
+    before = Checkpoint.open(model)
+    shutil.copy(model / "model.safetensors", model / "consolidated.safetensors")
+    after = Checkpoint.open(model)
+    assert after.tensors == before.tensors
+    assert after.artifacts == before.artifacts
+    (model / "model.safetensors").unlink()
+    assert {file.name for file in Checkpoint.open(model).shards} == {"consolidated.safetensors"}
+
+
+def test_a_tensor_in_two_shards_is_refused(model):
+    for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
+        shutil.copy(model / "model.safetensors", model / name)
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UsageError, match=r"tensor \S+ is in model-00001\S+ and in model-00002"):
+        Checkpoint.open(model)

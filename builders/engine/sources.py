@@ -12,15 +12,17 @@ from builders.progress import Progress
 
 CHECKPOINT: Final = "checkpoint"
 _MOST: Final = 16 << 20  # bytes of a configuration
-_WANTED: Final = frozenset({".json", ".safetensors", ".txt", ".model", ".jinja", ".tiktoken"})
+_WANTED: Final = frozenset({".json", ".txt", ".model", ".jinja", ".tiktoken"})
 
 
-def place(checkpoint: Path, out: Path, progress: Progress, *, owned: bool) -> None:
+def place(source: Checkpoint, out: Path, progress: Progress, *, owned: bool) -> None:
     """Put the files that a runtime loads into `checkpoint/` of ``out``; ``owned`` ones are linked.
 
-    Weights in formats that run code when they are loaded are left behind.
+    Weights in formats that run code when they are loaded are left behind, and weights that no
+    index names.
     """
-    wanted = sorted(p for p in checkpoint.iterdir() if p.is_file() and _is_wanted(p))
+    others = (p for p in source.path.iterdir() if p.is_file() and _is_wanted(p))
+    wanted = sorted({*others, *source.shards})
     (out / CHECKPOINT).mkdir(parents=True)
     for done, path in enumerate(wanted):
         progress("place files", done, len(wanted), unit="files")

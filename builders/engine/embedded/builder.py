@@ -28,7 +28,7 @@ def build(
     declaration = Declaration.read(source)
     _check_settings(source, declaration, settings)
     with files.disk_errors(f"building {out}"):
-        place(checkpoint, out, progress, owned=owned)
+        place(source, out, progress, owned=owned)
         said = declaration.algorithm
         Description.of("embedded", settings, said).write(out)
 

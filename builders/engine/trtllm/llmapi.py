@@ -44,7 +44,7 @@ def build(
     _check_declaration(source, request)
     args = arguments(source, request)
     with files.disk_errors(f"building {out}"):
-        place(checkpoint, out, progress, owned=owned)
+        place(source, out, progress, owned=owned)
         files.write_atomic(out / CONFIG, render_yaml(args))
         _describe(request, args, out)
 
