@@ -11,7 +11,8 @@ from types import ModuleType
 
 from torch import Tensor
 
-from builders.quantize.placing import Layout, Planned, octets
+from builders.quantize.octets import octets, planned
+from builders.quantize.placing import Layout
 from builders.quantize.staging import Outward
 
 
@@ -33,7 +34,7 @@ def save_file(
 ) -> None:
     """Write what ``safetensors.torch.save_file`` writes; every file is marked as PyTorch's."""
     assert metadata in (None, {"format": "pt"})
-    layout = Layout.of(Planned.of(name, tensor) for name, tensor in tensors.items())
+    layout = Layout.of(planned(name, tensor) for name, tensor in tensors.items())
     opened = os.open(filename, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         layout.begin(opened)

@@ -7,7 +7,6 @@ again. The bytes are those that the library writes.
 
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor
 
 from builders import files
 from builders.bundle import fingerprint
-from builders.quantize.placing import Layout, Planned, octets
+from builders.quantize.octets import octets
+from builders.quantize.placing import Layout, Planned
 from builders.quantize.staging import Outward
 
 SHARD_BYTES: Final = 10 * 10**9
@@ -61,7 +61,7 @@ class Shards:
         """Open the files, those of an earlier run if they follow the same plan."""
         self._directory.mkdir(parents=True, exist_ok=True)
         known = self._read_log()
-        if not known or known[0] != self._plan:
+        if not known or known[0] != self._plan or not self._whole():
             for stale in self._directory.iterdir():
                 stale.unlink()
             known = [self._plan]
@@ -85,6 +85,11 @@ class Shards:
         except FileNotFoundError:
             return []
         return text.split("\n")[:-1]
+
+    def _whole(self) -> bool:
+        """Whether every file of an earlier run is there at its full length."""
+        places = ((self._directory / file, layout.size) for file, layout in self._files.items())
+        return all(place.is_file() and place.stat().st_size == size for place, size in places)
 
     def is_done(self, task: str) -> bool:
         """Whether an earlier run finished this task."""
@@ -116,11 +121,17 @@ class Shards:
         self._fresh, self._unsynced = [], 0
 
     def finish(self, out: Path) -> None:
-        """Move the finished files into ``out``; two or more have an index."""
+        """Put the finished files into ``out``; two or more have an index.
+
+        They stay here until all are there: a run that is killed in between goes on from here.
+        """
         self.sync()
         for file in self._files:
-            shutil.move(self._directory / file, out / file)
+            (out / file).unlink(missing_ok=True)
+            files.place(self._directory / file, out / file, owned=True)
         self._log.unlink()
+        for file in self._files:
+            (self._directory / file).unlink()
         if len(self._files) > 1:
             where = {name: place.file for name, place in self._places.items()}
             index = {"metadata": {"total_size": self._total}, "weight_map": where}

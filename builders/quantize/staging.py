@@ -11,6 +11,7 @@ from typing import Final, Self
 import torch
 from torch import Tensor
 
+from builders.quantize.octets import view
 from builders.quantize.placing import read, write
 
 _BUFFER: Final = 1 << 26  # bytes that are copied at once
@@ -38,7 +39,7 @@ class Outward:
     def write(self, opened: int, bits: Tensor, offset: int) -> None:
         """Begin to write flat bytes to a place in a file; the tensor must not change any more."""
         if bits.device.type == "cpu":
-            self._written.append(self._threads.submit(write, opened, bits, offset))
+            self._written.append(self._threads.submit(write, opened, view(bits), offset))
             return
         for at in range(0, len(bits), _BUFFER):
             piece, buffer = bits[at : at + _BUFFER], self._buffer()
@@ -60,7 +61,7 @@ class Outward:
 
     def _emptied(self, opened: int, buffer: Tensor, size: int, offset: int) -> None:
         try:
-            write(opened, buffer[:size], offset)
+            write(opened, view(buffer[:size]), offset)
         finally:
             self._free.put(buffer)
 
@@ -79,13 +80,13 @@ class Inward:
         """
         found = torch.empty(size, dtype=torch.uint8, device=self._device)
         if self._device.type == "cpu":
-            read(opened, found, offset)
+            read(opened, view(found), offset)
             return found
         for at in range(0, size, _BUFFER):
             piece = found[at : at + _BUFFER]
             buffer, copied = self._next()
             copied.synchronize()
-            read(opened, buffer[: len(piece)], offset + at)
+            read(opened, view(buffer[: len(piece)]), offset + at)
             piece.copy_(buffer[: len(piece)], non_blocking=True)
             copied.record()
         return found

@@ -28,8 +28,9 @@ from builders.progress import Progress
 from builders.quantize import declaration, loading
 from builders.quantize.calibration import Corpus
 from builders.quantize.loading import FAILURES, first_line
+from builders.quantize.octets import DTYPES, planned
 from builders.quantize.overlap import Behind, prepared
-from builders.quantize.placing import NAMES, Planned
+from builders.quantize.placing import Planned
 from builders.quantize.shapes import quantized
 from builders.quantize.shards import Shards
 from builders.quantize.staging import Inward
@@ -83,7 +84,6 @@ _GROUPS: Final[Mapping[str, Mapping[str, object]]] = {
 }
 _PRODUCER: Final = {"name": "modelopt", "version": "0.47.0"}  # whose layout this is
 _HEAD: Final = "lm_head"
-_DTYPES: Final = {name: dtype for dtype, name in NAMES.items()}
 
 
 def quantize(
@@ -100,10 +100,10 @@ def quantize(
     names = _names(checkpoint)
     layers = quantized(checkpoint, recipe)
     way = WAYS[recipe.preset]
-    planned = list(_plan(checkpoint, names, layers, way))
+    tensors = list(_plan(checkpoint, names, layers, way))
     with (
         files.disk_errors(f"writing {out}"),
-        Shards(scratch, planned) as shards,
+        Shards(scratch, tensors) as shards,
         _Weights(checkpoint) as weights,
     ):
         left = [task for task in _tasks(names, layers) if not shards.is_done(task[0])]
@@ -173,13 +173,13 @@ def _plan(
     """Describe every tensor of the export, learnt from rounding tensors without data."""
     for name in names:
         info = checkpoint.tensors[name]
-        empty = torch.empty(info.shape, dtype=_DTYPES[info.dtype], device="meta")
+        empty = torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
         module = name.removesuffix(".weight")
         if name.endswith(".weight") and module in layers:
             for part, tensor in way.pack(empty, empty.abs().amax()).items():
-                yield Planned.of(f"{module}.{part}", tensor)
+                yield planned(f"{module}.{part}", tensor)
         else:
-            yield Planned.of(name, empty)
+            yield planned(name, empty)
 
 
 def _tasks(names: Sequence[str], layers: Mapping[str, object]) -> Iterator[tuple[str, ...]]:
@@ -278,7 +278,7 @@ class _Weights:
         if info.file not in self._open:
             self._open[info.file] = os.open(self._checkpoint.path / info.file, os.O_RDONLY)
         bits = self._inward.read(self._open[info.file], info.begin, info.bytes)
-        return bits.view(_DTYPES[info.dtype]).reshape(info.shape)
+        return bits.view(DTYPES[info.dtype]).reshape(info.shape)
 
     def _sound(self, name: str, tensor: Tensor) -> Tensor:
         if tensor.is_floating_point():
