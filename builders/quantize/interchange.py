@@ -14,6 +14,7 @@ from typing import Final
 
 from builders import files
 from builders.checkpoint import Checkpoint, read_header
+from builders.quantize import further
 
 # What a model directory holds beside weights and config.json that readers look for.
 COPIED: Final = (
@@ -43,7 +44,11 @@ _DROPPED: Final = frozenset({"_name_or_path", "auto_map", "custom_pipelines"})
 
 
 def finish(source: Checkpoint, out: Path) -> None:
-    """Complete an export in place: files of the source, both rotary forms, readable modes."""
+    """Complete an export in place: what transformers drops, files of the source, both rotary forms.
+
+    All of it is made readable for others.
+    """
+    further.keep(source, out)
     exported = _read(out / "config.json")
     config = settings(source.config, exported)
     config["quantization_config"] = exported["quantization_config"]

@@ -35,13 +35,17 @@ ALWAYS: Final = (
     "*conv1d*",
     "*linear_attn.in_proj_a*",
     "*linear_attn.in_proj_b*",
-    "mtp",
     "*vision_tower*",
     "*vision_model*",
     "*visual*",
     "*multi_modal_projector*",
 )
-# Matrices that runtimes store as one, by the names of their modules.
+# Layers that predict further tokens lie behind the last decoder layer, or under a name.
+_LAYER: Final = re.compile(r"^(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.")
+_FURTHER: Final = re.compile(r"(?:^|\.)mtp(?:[._]|$)")
+# GPT-2 keeps its matrices as (in, out), which no format here is laid out for.
+TRANSPOSED: Final = frozenset({"GPT2LMHeadModel", "OpenAIGPTLMHeadModel"})
+# Experts, each a matrix of its own, and the block that they belong to.
 _EXPERT: Final = re.compile(r"(?P<block>.*)\.experts\.\d+\.")
 # Experts that ModelOpt cannot write, beside those of `layouts`.
 _NO_EXPERTS: Final[Mapping[str, str]] = {
@@ -66,7 +70,21 @@ def matrices(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
 def quantized(checkpoint: Checkpoint, recipe: Recipe) -> dict[str, tuple[int, int]]:
     """Return the modules that this recipe quantizes, with their out and in features."""
     patterns = (*ALWAYS, *recipe.keep)
-    return {name: s for name, s in matrices(checkpoint).items() if not is_kept(name, patterns)}
+    return {
+        name: sides
+        for name, sides in matrices(checkpoint).items()
+        if not is_kept(name, patterns) and not is_further(name, checkpoint)
+    }
+
+
+def is_further(name: str, checkpoint: Checkpoint) -> bool:
+    """Whether a tensor or module belongs to layers that predict further tokens (MTP).
+
+    Runtimes draft with them; they are left as they are.
+    """
+    at = _LAYER.match(f"{name}.")
+    last = checkpoint.number("num_hidden_layers", 1 << 30)
+    return bool(_FURTHER.search(name)) or (at is not None and int(at[1]) >= last)
 
 
 def kept(checkpoint: Checkpoint, recipe: Recipe) -> list[str]:
@@ -80,6 +98,9 @@ def shape_refusals(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...
     layout = layout_of(recipe)
     if layout is None:
         return (_unknown(recipe),)
+    if checkpoint.architecture in TRANSPOSED:
+        reason = f"{checkpoint.architecture} stores its matrices transposed (Conv1D)"
+        return (Refusal(reason, "no recipe here takes such a model; serve it unquantized"),)
     layers = quantized(checkpoint, recipe)
     if not layers:
         reason = f"{recipe.name} would quantize nothing: {checkpoint.path} has no linear layer left"

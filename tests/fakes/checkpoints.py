@@ -177,6 +177,39 @@ def tiny_qwen3_moe(path: Path, *, seed: int = 0, experts: int = 4, **knobs) -> P
     return write_checkpoint(path, config, sizes.tensors(block), seed=seed)
 
 
+def tiny_glm4_moe(path: Path, *, seed: int = 0, experts: int = 4, **knobs) -> Path:
+    """Write a random GLM 4.5: experts in its last layer, and behind it one that predicts further.
+
+    transformers knows the number of that layer, 46, and reads nothing of it.
+    """
+    sizes = Sizes(**({"layers": 46, "hidden": 64, "intermediate": 64, "tied": False} | knobs))
+    last = sizes.layers - 1
+    config = sizes.config("Glm4MoeForCausalLM", "glm4_moe") | {
+        "moe_intermediate_size": sizes.intermediate,
+        "n_routed_experts": experts,
+        "num_experts_per_tok": 2,
+        "n_shared_experts": 1,
+        "first_k_dense_replace": last,
+        "num_nextn_predict_layers": 1,
+        "partial_rotary_factor": 0.5,
+        "use_qk_norm": False,
+    }
+    tensors = sizes.tensors(sizes.attention() | sizes.mlp())
+    mixture = sizes.mlp("mlp.shared_experts") | {"mlp.gate": (experts, sizes.hidden)}
+    for number in range(experts):
+        mixture |= sizes.mlp(f"mlp.experts.{number}")
+    for name in [name for name in tensors if f"layers.{last}.mlp" in name]:
+        del tensors[name]
+    further = {"eh_proj": (sizes.hidden, 2 * sizes.hidden), "enorm": (sizes.hidden,)}
+    tensors |= {f"model.layers.{last}.{name}.weight": shape for name, shape in mixture.items()}
+    tensors |= {f"model.layers.{last + 1}.{name}.weight": s for name, s in further.items()}
+    write_checkpoint(path, config, tensors, seed=seed)
+    file = path / "model.safetensors"
+    bias = {f"model.layers.{last}.mlp.gate.e_score_correction_bias": np.zeros(experts, np.float32)}
+    write_safetensors(file, read_safetensors(file) | {n: ("F32", v) for n, v in bias.items()})
+    return path
+
+
 def _query_key_norms(sizes: Sizes) -> dict[str, Shape]:
     return {f"self_attn.{name}_norm": (sizes.head_dim,) for name in "qk"}
 

@@ -1,13 +1,17 @@
 """What a recipe cannot take is refused from headers alone, before anything heavy starts."""
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import transformers
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from builders.checkpoint import Checkpoint
-from builders.quantize.shapes import is_kept, quantized, shape_refusals
+from builders.quantize.shapes import TRANSPOSED, is_kept, quantized, shape_refusals
 from builders.recipe import shipped
 from fakes.checkpoints import tiny_llama, tiny_mixtral, tiny_qwen3_moe
 
@@ -22,6 +26,23 @@ def odd(tmp_path_factory):
 @pytest.mark.parametrize("name", shipped())
 def test_a_llama_whose_sizes_divide_is_not_refused(source, name):
     assert shape_refusals(source, shipped()[name]) == ()
+
+
+def test_matrices_that_are_stored_transposed_are_refused(tmp_path):
+    path = tiny_llama(tmp_path / "m")
+    config = json.loads((path / "config.json").read_text())
+    config["architectures"] = ["GPT2LMHeadModel"]
+    (path / "config.json").write_text(json.dumps(config))
+    (refusal,) = shape_refusals(Checkpoint.open(path), shipped()["mxfp8"])
+    assert "GPT2LMHeadModel stores its matrices transposed" in refusal.reason
+
+
+def test_every_causal_model_of_transformers_that_stores_them_so_is_known():
+    package = Path(transformers.__file__).parent / "models"
+    users = [f for f in package.glob("*/modeling_*.py") if "import Conv1D" in f.read_text()]
+    names = {file.parent.name.replace("openai", "openai-gpt") for file in users}
+    causal = {MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(name) for name in names}
+    assert causal - {None} == TRANSPOSED
 
 
 def test_in_features_that_do_not_divide_by_the_group_are_refused_with_layer_and_number(odd):

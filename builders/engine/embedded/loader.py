@@ -76,6 +76,7 @@ def load(path: Path, settings: EngineSettings, device: torch.device) -> Loaded:
     module = _empty(checkpoint, config, dtype)
     names, memory = Names(module, checkpoint.tensors), Memory()
     with Tensors(checkpoint, device) as tensors:
+        tensors.leave(getattr(module, "_keys_to_ignore_on_load_unexpected", None) or ())
         layers = Layers(tensors, declaration, dtype, memory)
         kv_scales = _kv_scales(module, tensors, settings, dtype)
         experts.replace(module, layers, tensors, names)

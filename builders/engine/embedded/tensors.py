@@ -1,7 +1,7 @@
 """A checkpoint's tensors, read one by one; what nobody reads is an error."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -27,6 +27,10 @@ class Tensors:
             for name in names
         }
         self._unread = {name for name in checkpoint.tensors if not _IGNORED.search(name)}
+
+    def leave(self, patterns: Collection[str]) -> None:
+        """Expect nobody to ask for tensors of these names, which regular expressions tell."""
+        self._unread -= {n for n in self._unread for pattern in patterns if re.search(pattern, n)}
 
     def __contains__(self, name: str) -> bool:
         return name in self.checkpoint.tensors
