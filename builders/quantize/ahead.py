@@ -1,7 +1,6 @@
 """Read a checkpoint into the operating system's memory while the libraries are being imported."""
 
 import contextlib
-import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +8,7 @@ from queue import Empty, SimpleQueue
 from typing import Final
 
 from builders.checkpoint import Checkpoint
+from builders.quantize import memory
 
 # Bytes read at once. Between two pieces a thread waits for Python's lock, which an import gives
 # away every 5 ms only, so small pieces would leave the disk idle.
@@ -24,8 +24,8 @@ def reading(checkpoint: Checkpoint) -> Iterator[None]:
     The bytes are read and dropped, because Linux cuts what ``posix_fadvise`` asks for to about a
     megabyte.
     """
-    files = sorted(checkpoint.path.glob("*.safetensors"))
-    if sum(file.stat().st_size for file in files) >= _free():
+    files = checkpoint.shards
+    if sum(file.stat().st_size for file in files) >= memory.free():
         yield
         return
     end, left = threading.Event(), SimpleQueue[Path]()
@@ -43,11 +43,6 @@ def reading(checkpoint: Checkpoint) -> Iterator[None]:
         end.set()
         for thread in threads:
             thread.join()
-
-
-def _free() -> int:
-    """Return what a checkpoint may fill: three quarters of the memory that the machine has."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") * 3 // 4
 
 
 def _read(left: SimpleQueue[Path], end: threading.Event) -> None:

@@ -88,6 +88,9 @@ def _load(checkpoint: Checkpoint, scratch: Path, progress: Progress) -> nn.Modul
             hint="do config.json and the weights belong together?",
         ) from error
     loading.refuse_strangers(told, checkpoint)
+    for name, weight in found.named_parameters():
+        if not weight.is_meta:  # what lies on disk is met while activations are watched
+            loading.refuse_damaged(checkpoint, name, weight)
     progress("load the checkpoint", 1, 1)
     loaded: nn.Module = found.eval()
     return loaded

@@ -13,6 +13,7 @@ from typing import Final
 
 from builders.checkpoint import Checkpoint
 from builders.errors import Refusal
+from builders.quantize.shapes import quantized
 from builders.recipe import Memory, Recipe
 from builders.weights import Weights
 
@@ -79,17 +80,53 @@ def room(checkpoint: Checkpoint, recipe: Recipe) -> Room:
 
 
 def free() -> int:
-    """Return the bytes of memory that can be taken, by the kernel and by the container's limit."""
+    """Return the bytes of memory that can be taken, by the kernel and by the container's limit.
+
+    Files that the kernel keeps in memory as long as nobody needs the room count as free, in a
+    container too (cgroup v2's ``inactive_file``, v1's ``total_inactive_file``).
+    """
     found = {
         key: int(value.split()[0]) << 10
         for key, _, value in (line.partition(":") for line in _lines("/proc/meminfo"))
         if value.endswith("kB")
     }
     limits = [found.get("MemAvailable", 1 << 62)]
-    most, used = (_number(f"/sys/fs/cgroup/memory.{name}") for name in ("max", "current"))
-    if most is not None and used is not None:
-        limits.append(max(0, most - used))
+    limits += [left for group in CGROUPS if (left := group.left()) is not None]
     return min(limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """Where a version of control groups says what a container may take and has taken."""
+
+    most: str
+    used: str
+    stat: str
+    idle: str
+
+    def left(self) -> int | None:
+        """Return the bytes that may still be taken; None where no limit is set."""
+        most, used = _number(self.most), _number(self.used)
+        if most is None or used is None:
+            return None
+        facts = dict(line.split() for line in _lines(self.stat) if len(line.split()) == 2)
+        return max(0, most - used + int(facts.get(self.idle, 0)))
+
+
+CGROUPS: Final = (
+    Cgroup(
+        "/sys/fs/cgroup/memory.max",
+        "/sys/fs/cgroup/memory.current",
+        "/sys/fs/cgroup/memory.stat",
+        "inactive_file",
+    ),
+    Cgroup(
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
 
 
 def _lines(path: str) -> list[str]:
@@ -116,10 +153,10 @@ def unstreamed(checkpoint: Checkpoint, recipe: Recipe) -> str:
             f"{recipe.name}"
         )
     own = _STORED.get(str(checkpoint.config.get("dtype") or checkpoint.config.get("torch_dtype")))
-    stored = {info.dtype for info in checkpoint.tensors.values()} & set(_STORED.values())
+    stored = {checkpoint.tensors[f"{n}.weight"].dtype for n in quantized(checkpoint, recipe)}
     if stored != {own}:
         kinds = ", ".join(sorted(stored))
-        return f"{checkpoint.path} is stored in {kinds}, not in the one format of its config.json"
+        return f"what {recipe.name} rounds is stored in {kinds}, not in the format of config.json"
     return ""
 
 

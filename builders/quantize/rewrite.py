@@ -41,6 +41,8 @@ def rewrite(
             for part, value in rounded(_sound(source, name, tensor).to(device())).items():
                 writer.add(f"{module}.{part}", value.detach().cpu().contiguous())
         else:
+            if tensor.is_floating_point():
+                refuse_damaged(source, name, tensor)
             writer.add(name, tensor)
         done += tensor.nbytes
         progress("quantize", done, total, unit="bytes")

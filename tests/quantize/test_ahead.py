@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from builders.checkpoint import Checkpoint
-from builders.quantize import ahead
+from builders.quantize import ahead, memory
 from fakes.checkpoints import tiny_llama
 
 
@@ -32,7 +32,7 @@ def test_a_file_that_is_gone_is_left_to_the_loader_to_report(checkpoint):
 
 
 def test_more_than_memory_takes_is_not_read(checkpoint, monkeypatch):
-    monkeypatch.setattr(ahead, "_free", lambda: 10)
+    monkeypatch.setattr(memory, "free", lambda: 10)
     with ahead.reading(checkpoint):
         assert not readers()
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from builders.checkpoint import Checkpoint
-from builders.errors import PlanError, ToolError
+from builders.errors import PlanError, ToolError, UsageError
 from builders.formats import Format
 from builders.progress import silent
 from builders.quantize import memory, quantize
@@ -111,6 +111,40 @@ def test_what_cannot_be_done_in_the_memory_is_refused_before_the_work(
 
 def test_the_memory_that_is_free_is_what_the_kernel_says():
     assert 10**8 < memory.free() < 10**14
+
+
+@pytest.mark.parametrize(
+    ("most", "stat", "left"),
+    [
+        ("1000", "anon 400\ninactive_file 300\nactive_file 200\n", 400),
+        ("1000", "", 100),
+        ("800", "inactive_file 50\n", 0),
+        ("max", "inactive_file 300\n", None),
+    ],
+)
+def test_a_containers_memory_counts_cached_files_as_free(tmp_path, monkeypatch, most, stat, left):
+    for name, text in (("max", most), ("current", "900"), ("stat", stat)):
+        (tmp_path / name).write_text(text)
+    paths = (str(tmp_path / name) for name in ("max", "current", "stat"))
+    group = memory.Cgroup(*paths, "inactive_file")
+    assert group.left() == left
+    monkeypatch.setattr(memory, "CGROUPS", (group,))
+    assert (memory.free() == left) is (left is not None)
+    nowhere = memory.Cgroup("/none", "/none", "/none", "inactive_file")
+    assert nowhere.left() is None
+
+
+def test_weights_outside_the_layers_that_are_not_finite_are_named(calibration, tmp_path):
+    path = tiny_llama(tmp_path / "m")
+    tensors = read_safetensors(path / "model.safetensors")
+    dtype, words = tensors["model.embed_tokens.weight"]
+    words = words.copy()
+    words[-1] = 0x7FC0  # NaN
+    write_safetensors(
+        path / "model.safetensors", tensors | {"model.embed_tokens.weight": (dtype, words)}
+    )
+    with pytest.raises(UsageError, match=r"embed_tokens\.weight holds NaN"):
+        made(Checkpoint.open(path), shipped()["fp8"], calibration, tmp_path / "o", Memory.STREAMED)
 
 
 def test_activations_that_are_not_finite_are_named_by_layer(calibration, tmp_path):

@@ -66,6 +66,17 @@ def test_a_weight_that_cannot_be_rounded_is_named(tmp_path, dtype, make, what):
         rewrite.rewrite(Checkpoint.open(path), {LAYER}, halved, tmp_path / "out", silent)
 
 
+def test_a_tensor_that_is_left_alone_is_looked_at_too(tmp_path):
+    path = tiny_llama(tmp_path / "m", layers=1)
+    tensors = read_safetensors(path / "model.safetensors")
+    words = tensors["model.norm.weight"][1].copy()
+    words[3] = 0x7FC0  # NaN
+    tensors["model.norm.weight"] = ("BF16", words)
+    write_safetensors(path / "model.safetensors", tensors)
+    with pytest.raises(UsageError, match=r"model\.norm\.weight holds NaN or infinity"):
+        rewrite.rewrite(Checkpoint.open(path), {LAYER}, halved, tmp_path / "out", silent)
+
+
 def test_a_shard_that_another_reader_finds_damaged_is_named(tmp_path):
     """Two tensors over the same bytes: the header's own sizes agree, but the library refuses it."""
     path = tiny_llama(tmp_path / "m", layers=1)

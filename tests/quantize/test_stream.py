@@ -248,14 +248,26 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         made(Checkpoint.open(path), RECIPES["mxfp4"], tmp_path / "out", Memory.AUTO)
 
 
-def test_what_cannot_be_streamed_says_why(tmp_path):
-    path = tiny_llama(tmp_path / "m")
+def widened(path, name):
+    """Store one tensor of a BF16 checkpoint in float32."""
     tensors = read_safetensors(path / MODEL)
-    wide = tensors["model.norm.weight"][1].astype(np.uint32) << 16
-    tensors["model.norm.weight"] = ("F32", wide.view(np.float32))
+    wide = tensors[name][1].astype(np.uint32) << 16
+    tensors[name] = ("F32", wide.view(np.float32))
     write_safetensors(path / MODEL, tensors)
-    with pytest.raises(PlanError, match=r"stored in BF16, F32, not in the one format"):
-        made(Checkpoint.open(path), RECIPES["mxfp8"], tmp_path / "out", Memory.STREAMED)
+    return Checkpoint.open(path)
+
+
+def test_what_is_left_alone_keeps_a_format_of_its_own(tmp_path):
+    odd = widened(tiny_llama(tmp_path / "m"), "model.norm.weight")
+    out = made(odd, RECIPES["mxfp8"], tmp_path / "out", Memory.STREAMED)
+    before, after = (read_safetensors(at / MODEL)["model.norm.weight"] for at in (odd.path, out))
+    assert (before[0], before[1].tobytes()) == (after[0], after[1].tobytes())
+
+
+def test_what_cannot_be_streamed_says_why(tmp_path):
+    odd = widened(tiny_llama(tmp_path / "m"), "model.layers.1.mlp.up_proj.weight")
+    with pytest.raises(PlanError, match=r"rounds is stored in BF16, F32, not in the format of"):
+        made(odd, RECIPES["mxfp8"], tmp_path / "out", Memory.STREAMED)
     odd = rewritten(tiny_llama(tmp_path / "n"), architectures=["CohereForCausalLM"])
     with pytest.raises(PlanError, match="not known which layers share a scale of w4a16_nvfp4"):
         made(odd, RECIPES["w4a16_nvfp4"], tmp_path / "out2", Memory.STREAMED)
