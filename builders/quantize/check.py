@@ -1,5 +1,6 @@
-"""What was written is what the recipe asked, and it is sound: the autopsy after every quantize."""
+"""What was written is what the recipe asked, and it is sound: headers, scales, and values."""
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -47,7 +48,30 @@ def findings(
     """Return everything that is wrong with an export; empty when it is sound."""
     inspection = autopsy.inspect(exported.path, base=source, limit=None)
     wrong = (one for one in inspection.findings if one.stops or one.rule in _OURS)
-    return (*_declared(inspection, recipe), *wrong, *_layers(exported, source, recipe, inspection))
+    told: tuple[Finding | Unasked, ...] = (
+        *_declared(inspection, recipe),
+        *wrong,
+        *_layers(exported, source, recipe, inspection),
+    )
+    return told or tuple(_values(exported, source, recipe))  # which read what must be sound
+
+
+def _values(exported: Checkpoint, source: Checkpoint, recipe: Recipe) -> Iterator[Unasked]:
+    """The numbers stand for the source's; needs torch, which GPTQModel's environment has alone."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    from builders.quantize import values  # noqa: PLC0415 - torch, which a backend has loaded
+
+    for one in values.apart(exported, source, tuned=_tuned(recipe)):
+        yield Unasked(one.where, one.what)
+
+
+def _tuned(recipe: Recipe) -> bool:
+    """Whether weights, and norms for them, were moved for the sake of activations."""
+    named = (recipe.backend, recipe.preset, *recipe.formats)
+    return recipe.referenced or any(
+        name in text.lower() for text in named for name in ("awq", "gptq")
+    )
 
 
 def _declared(inspection: Inspection, recipe: Recipe) -> Iterator[Unasked]:

@@ -33,13 +33,13 @@ from builders.autopsy.modelopt import ALGORITHMS
 from builders.checkpoint import Checkpoint
 from builders.engine import EngineSettings
 from builders.engine.embedded.declaration import Declaration
-from builders.engine.embedded.formats import READERS
 from builders.engine.embedded.loader import load
 from builders.engine.embedded.score import forward
 from builders.engine.embedded.tensors import Tensors
 from builders.engine.embedded.text import Tokenizer
 from builders.formats import Format
 from builders.numerics import blocks
+from builders.numerics.readers import READERS
 from fakes.checkpoints import DEMO
 
 pytestmark = pytest.mark.slow

@@ -13,12 +13,11 @@ import pytest
 import torch
 
 from builders.checkpoint import Checkpoint
-from builders.engine.embedded import published
 from builders.engine.embedded.cache import Passing
 from builders.engine.embedded.model import Embedded
 from builders.errors import ToolError
 from builders.formats import Format
-from builders.numerics import blocks
+from builders.numerics import blocks, published
 from builders.progress import silent
 from builders.quantize import quantize
 from builders.recipe import Calibration, shipped

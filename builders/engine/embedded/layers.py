@@ -6,13 +6,13 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from builders.engine.embedded import packed, published
 from builders.engine.embedded.declaration import Declaration, Scheme
-from builders.engine.embedded.formats import READERS, Parts, Reader
 from builders.engine.embedded.linear import Linear, Matrix, Memory, Rounder
 from builders.engine.embedded.outliers import MixedLinear
 from builders.engine.embedded.tensors import Tensors
 from builders.errors import ToolError
+from builders.numerics import packed, published
+from builders.numerics.readers import READERS, Parts, Reader
 
 _OF_INPUTS: Final = ("pre_quant_scale", "input_scale", "input_global_scale")
 FOREIGN: Final[Mapping[str, Reader]] = {**packed.READERS, **published.READERS}

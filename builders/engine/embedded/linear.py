@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from builders.engine.embedded.formats import Rounded, Rounding
+from builders.numerics.readers import Rounded, Rounding
 
 # Below this many multiply-adds a float32 product is the faster one even where a CPU multiplies
 # bfloat16 in hardware: oneDNN takes 25 µs to start, a small float32 product is done in 7 (Xeon

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from builders.engine.embedded.linear import Linear
-from builders.engine.embedded.packed import outliers
+from builders.numerics.packed import outliers
 
 
 class MixedLinear(Linear):

@@ -12,10 +12,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from builders.engine.embedded import formats
-from builders.engine.embedded.formats import Decoded, Parts, Reader, Rounding
 from builders.errors import ToolError
-from builders.numerics import blocks
+from builders.numerics import blocks, readers
+from builders.numerics.readers import Decoded, Parts, Reader, Rounding
 
 _SIDE: Final = 128  # of the tiles, and inputs that share a scale where it is found per token
 
@@ -50,7 +49,7 @@ def _other(parts: Parts) -> Parts:
 
 def _translated(name: str, translate: Callable[[Parts], Parts], *, rounds: bool = True) -> Reader:
     """Read by one of ModelOpt's readers; without ``rounds`` activations are left alone."""
-    known = formats.READERS[name]
+    known = readers.READERS[name]
     make = known.rounding if rounds else None
     return Reader(
         lambda parts, group: known.decode(translate(parts), group),
@@ -74,7 +73,7 @@ def _static_or(static: str, dynamic: Reader) -> Reader:
 
 
 def _int8_by_token(_parts: Parts, _group: int) -> Rounding:
-    def rounding(values: Tensor) -> formats.Rounded:
+    def rounding(values: Tensor) -> readers.Rounded:
         largest = values.abs().amax(-1, keepdim=True)
         scale = torch.where(largest == 0, 1.0, largest) / 127.0
         return blocks.round_int8(values / scale), scale

@@ -16,10 +16,10 @@ from bitsandbytes.autograd._functions import MatMul8bitLt
 from hqq.core.quantize import BaseQuantizeConfig, HQQLinear
 from safetensors.torch import load_file
 
-from builders.engine.embedded import packed
 from builders.engine.embedded.linear import Matrix, Rounder
 from builders.engine.embedded.outliers import MixedLinear
 from builders.errors import ToolError
+from builders.numerics import packed
 
 RECORDED = load_file(Path(__file__).parents[1] / "assets" / "packed.safetensors")
 RANDOM = torch.Generator().manual_seed(1)

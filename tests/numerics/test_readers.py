@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from builders.autopsy.modelopt import ALGORITHMS
-from builders.engine.embedded.formats import READERS
+from builders.numerics.readers import READERS
 
 
 def decoded(algorithm, group, **parts):

@@ -11,8 +11,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from builders.engine.embedded.formats import Decoded, Parts, Reader, Rounded, Rounding
 from builders.errors import ToolError
+from builders.numerics.readers import Decoded, Parts, Reader, Rounded, Rounding
 
 THRESHOLD: Final = 6.0  # LLM.int8(): inputs that have a larger value anywhere stay in 16 bits
 
