@@ -1,6 +1,7 @@
 """NVIDIA ModelOpt: ``hf_quant_config.json``, the flat form in config.json, mixed precision.
 
-The layouts were measured tensor by tensor on exports of ModelOpt 0.47.
+The layouts were measured tensor by tensor on exports of ModelOpt 0.47, those of stacked experts on
+its exports of a Llama 4.
 """
 
 import json
@@ -26,6 +27,7 @@ from builders.autopsy.storage import (
     rows,
     scalar,
     scale,
+    turned,
 )
 from builders.autopsy.storage import whole as all_values
 from builders.checkpoint import Checkpoint
@@ -124,6 +126,28 @@ def _eight(  # noqa: PLR0913 - one row of a table
     )
 
 
+def _experts(one: Storage) -> Storage:
+    """Let a format be known where all experts of a projection lie in one tensor.
+
+    ModelOpt writes Llama 4 and GPT-OSS so, (experts, in, out) as those models compute: codes and
+    block scales turned, scales of a whole tensor one for all experts (read as well: one for each).
+    Its other formats are known by dtypes alone: their scales lie otherwise (MXFP8's along the out
+    features), and no runtime is known to read them.
+    """
+    parts = {
+        name: replace(part, shapes=tuple(map(turned, part.shapes)), shared=scalar in part.shapes)
+        for name, part in one.parts.items()
+    }
+    stack = replace(
+        one,
+        parts=parts,
+        features=lambda shape: one.features(shape[::-1]),
+        stacked=True,
+        runtimes=one.stack_runtimes,
+    )
+    return replace(one, experts=stack)
+
+
 _FP8_ONE: Final = {"weight": _FP8, "weight_scale": _ONE}
 _FP8_ROWS: Final = {"weight": _FP8, "weight_scale": _ROWS}
 _FP8_TILES: Final = {"weight": _FP8, "weight_scale": _TILES}
@@ -132,7 +156,7 @@ _INT8_ROWS: Final = {"weight": _INT8, "weight_scale": _ROWS}
 _W4A8: Final = _AWQ | {"weight_scale_2": _ONE} | _INPUT
 
 _ALL: Final = (
-    _eight("FP8", _F8, _F8, _EVERYWHERE, _FP8_ONE | _INPUT),
+    _experts(_eight("FP8", _F8, _F8, _EVERYWHERE, _FP8_ONE | _INPUT)),
     _eight("FP8_PER_CHANNEL_PER_TOKEN", _F8, _F8, _EVERYWHERE, _FP8_ROWS),
     _eight("fp8_pb_wo", _F8, _BF16, _HERE, _FP8_TILES, group=128),
     _eight("MXFP8", Format.MXFP8, Format.MXFP8, _EVERYWHERE, _MXFP8, group=32),
@@ -140,10 +164,10 @@ _ALL: Final = (
     _eight("W8A16", _I8, _BF16, _NOT_VLLM, _INT8_ROWS),
     _four("W4A16_AWQ", Format.INT4, _BF16, _NOT_VLLM, _AWQ, _SMOOTH),
     _four("W4A8_AWQ", Format.INT4, _F8, _NOT_VLLM, _W4A8, _SMOOTH),
-    _four("NVFP4", _F4, _F4, _EVERYWHERE, _nvfp4(16) | _INPUT),
+    _experts(_four("NVFP4", _F4, _F4, _EVERYWHERE, _nvfp4(16) | _INPUT)),
     _four("NVFP4_AWQ", _F4, _F4, _HERE, _nvfp4(16) | _INPUT, _SMOOTH),
     _four("NVFP4_SVD", _F4, _F4, (), _nvfp4(16) | _INPUT, _SMOOTH | _LOW_RANK),
-    _four("W4A16_NVFP4", _F4, _BF16, _HERE, _nvfp4(16)),
+    _experts(_four("W4A16_NVFP4", _F4, _BF16, _HERE, _nvfp4(16))),
     _four("W4A8_NVFP4_FP8", _F4, _F8, _NOT_VLLM, _nvfp4(32) | _INPUT, group=32),
     _four("mxfp4", Format.MXFP4, Format.MXFP4, _HERE, _MXFP4),
     _four("W4A8_MXFP4_FP8", Format.MXFP4, _F8, _NOT_VLLM, _MXFP4 | _INPUT),
@@ -187,8 +211,9 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
     matches = names.modelopt(kept)
 
     def storage(module: str) -> Storage | None:
-        if algorithm == MIXED:
-            return named.get(module)
+        if algorithm == MIXED:  # which names stacked experts by the module that holds them
+            parent = module.rpartition(".")[0]
+            return named.get(module) or named.get(parent if parent.endswith(".experts") else "")
         return None if matches(module) else usual
 
     note = _NOTES.get(main.name) if main else None

@@ -199,6 +199,111 @@ def test_a_stack_of_experts_without_its_scales_is_named(spoiled):
     }
 
 
+# --- experts stacked in one tensor
+
+STACK = "model.layers.1.feed_forward.experts.down_proj"
+STACKED = ["modelopt fp8 experts", "modelopt nvfp4 experts", "modelopt mixed experts"]
+STACKED += ["fp8 block experts"]
+
+
+@pytest.mark.parametrize("name", ["unquantized experts", *STACKED])
+def test_stacked_experts_that_were_never_written_are_found(spoiled, name):
+    assert rules(spoiled(name, _reset("experts.down_proj", 0))) == {
+        "weights-zero": STACK.replace("1", "0")
+    }
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_nan_among_the_scales_of_stacked_experts_is_found(spoiled, name):
+    suffix = "_scale_inv" if name.startswith("fp8") else "_weight_scale"
+
+    def change(fake):
+        dtype, data = fake.tensors[f"{STACK}{suffix}"]
+        data[...] = 0x7F if dtype == "F8_E4M3" else np.nan
+
+    assert rules(spoiled(name, change)) == {"scale-nan": f"{STACK}{suffix}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "rule"),
+    [
+        ("modelopt fp8 experts", "_weight_scale", "part-missing"),
+        ("modelopt fp8 experts", "_input_scale", "input-scale-missing"),
+        ("modelopt nvfp4 experts", "_weight_scale_2", "part-missing"),
+        ("modelopt mixed experts", "_weight_scale_2", "part-missing"),
+        ("fp8 block experts", "_scale_inv", "part-missing"),
+        ("modelopt nvfp4 experts", "", "part-orphan"),
+    ],
+)
+def test_stacked_experts_that_lost_a_tensor_are_named(spoiled, name, suffix, rule):
+    found = spoiled(name, lambda fake: fake.tensors.pop(f"{STACK}{suffix}"))
+    where = f"{STACK}{suffix or '_input_scale'}"
+    assert rules(found) == {rule: where}
+
+
+def test_stacked_codes_whose_declaration_was_lost_are_found(spoiled):
+    def change(fake):
+        del fake.config["quantization_config"]
+        del fake.files["hf_quant_config.json"]
+        fake.tensors = {
+            name: data for name, data in fake.tensors.items() if ".self_attn." not in name
+        }
+
+    found = spoiled("modelopt nvfp4 experts", change)
+    assert rules(found) == {"declaration-missing": "config.json"}
+    assert "(4 such layers)" in found.findings[0].what
+
+
+def test_block_scales_of_stacked_experts_that_were_not_turned_are_found(spoiled):
+    name = f"{STACK}_weight_scale"
+
+    def change(fake):
+        dtype, data = fake.tensors[name]
+        fake.tensors[name] = (dtype, np.ascontiguousarray(data.swapaxes(1, 2)))
+
+    found = spoiled("modelopt nvfp4 experts", change)
+    assert rules(found) == {"part-shape": name}
+    assert found.findings[0].what == "has shape [4, 128, 16], not [4, 16, 128]"
+
+
+def test_a_scale_for_each_stacked_expert_is_as_good_as_one_for_all(spoiled):
+    def change(fake):
+        for name in (f"{STACK}_weight_scale_2", f"{STACK}_input_scale"):
+            fake.tensors[name] = ("F32", np.full(4, 0.02, np.float32))
+
+    assert rules(spoiled("modelopt nvfp4 experts", change)) == {}
+
+
+def _widen(fake) -> None:
+    """Leave the experts as they were."""
+    for full in list(fake.tensors):
+        if ".experts." in full:
+            del fake.tensors[full]
+        if full.endswith("experts.down_proj"):
+            fake.tensors[full] = ("BF16", bfloat16(np.ones((4, 256, 128))))
+
+
+def test_stacked_experts_that_were_left_alone_must_be_excluded(spoiled, tmp_path):
+    found = spoiled("modelopt fp8 experts", _widen)
+    assert rules(found) == {"layer-unquantized": STACK.replace("1", "0")}
+    fake = sound("modelopt fp8 experts")
+    _widen(fake)
+    experts = [f"model.layers.{number}.feed_forward.experts" for number in (0, 1)]
+    _exclude(fake, [*_beside(fake)["exclude_modules"], *experts])
+    assert rules(inspect(fake.write(tmp_path / "m"))) == {}
+
+
+def test_stacked_experts_that_a_class_of_modules_does_not_reach_are_told(spoiled):
+    """compressed-tensors' target Linear: experts in one tensor are no module of that class."""
+
+    def change(fake):
+        fake.tensors[STACK] = ("BF16", bfloat16(np.ones((4, 256, 128))))
+
+    found = spoiled("compressed fp8 dynamic", change)
+    assert rules(found) == {"layers-kept-silently": STACK}
+    assert found.sound
+
+
 def test_scales_without_a_weight_are_found(spoiled):
     found = spoiled("modelopt fp8", lambda fake: fake.tensors.pop(f"{LAYER}.weight"))
     assert rules(found) == {"part-orphan": f"{LAYER}.input_scale"}
