@@ -16,8 +16,10 @@ _SAID: Final[Mapping[str, tuple[str, str]]] = {
     "infinite": ("scale-nan", "is not finite"),
     "negative": ("scale-not-positive", "is zero or negative"),
     "zero": ("scale-not-positive", "is zero or negative"),
+    "least": ("scale-not-positive", "is 2^-127 throughout: never written, or all weights are zero"),
     "underflow": ("scale-underflow", "holds blocks whose scale is zero"),
 }
+_LARGE: Final = 0.5  # of a weight; a contiguous run of zeros is sure to be seen from there on
 _ONES: Final = "is exactly 1: nothing was calibrated"
 _CAST: Final = (
     "calibrate the KV cache; where a plain cast is meant (fp8_cast), leave the scales out"
@@ -78,12 +80,19 @@ def read(files: Files, scales: list[Scale], limit: int | None) -> Reading:
 
 
 def zeros(files: Files, examined: Iterable[Examined]) -> Iterator[Finding]:
-    """Find weights that hold nothing but zeros."""
+    """Find weights that hold nothing but zeros, and linear ones that are zero in large part.
+
+    Weights pruned one by one, or two in four, hardly leave a run of 256 bytes without any.
+    """
     for one in examined:
         layer = one.layer
         info = layer.parts.get(layer.codes)
         if info is None or not (len(info.shape) > 1 or layer.role is Role.NORM):
             continue
-        if files.is_zero(info):
+        share = files.zero_share(info)
+        if share == 1:
             rule = "norm-zero" if layer.role is Role.NORM else "weights-zero"
             yield found(rule, layer.name(layer.codes), "is zero wherever one looks")
+        elif share >= _LARGE and layer.role is Role.LINEAR:
+            what = f"is zero in {share:.0%} of what was looked at"
+            yield found("weights-zero-in-part", layer.name(layer.codes), what)

@@ -425,6 +425,17 @@ def test_weights_that_were_never_written_are_found(spoiled):
     assert not found.sound
 
 
+@pytest.mark.parametrize("name", ["compressed mxfp4", "mxfp4"])
+def test_powers_of_two_that_were_never_written_are_found(spoiled, name):
+    """A file that was laid out and never filled: every byte is zero, which is a number in E8M0."""
+    found = spoiled(
+        name, _reset("down_proj_scales" if name == "mxfp4" else "down_proj.weight_scale", 0)
+    )
+    assert set(rules(found)) == {"scale-not-positive"}
+    assert "never written" in found.findings[0].what
+    assert not found.sound
+
+
 def test_an_embedding_and_a_norm_of_zeros_are_found(spoiled):
     found = spoiled("unquantized", _reset("embed_tokens.weight", 0))
     assert rules(found) == {"weights-zero": "model.embed_tokens.weight"}
