@@ -184,7 +184,7 @@ def _parts(layer: Layer, storage: Storage) -> Iterator[Finding]:
 
 
 def _is_input(name: str) -> bool:
-    return name in {"input_scale", "input_global_scale"}
+    return name in {"input_scale", "activation_scale", "input_global_scale"}
 
 
 def _part(name: str, info: TensorInfo, part: Part, shapes: tuple[Shape, ...]) -> Iterator[Finding]:

@@ -182,6 +182,8 @@ PARTS = [
     ("hqq", "zero", "part-missing"),
     ("fp8 block", "weight_scale_inv", "part-missing"),
     ("fp8 static", "input_scale", "input-scale-missing"),
+    ("fp8 static inv", "weight_scale_inv", "part-missing"),
+    ("fp8 static inv", "activation_scale", "input-scale-missing"),
 ]
 
 
@@ -304,6 +306,19 @@ def test_stacked_experts_that_a_class_of_modules_does_not_reach_are_told(spoiled
     assert found.sound
 
 
+@pytest.mark.parametrize("name", ["fp8 static", "fp8 static inv"])
+def test_scales_under_names_of_two_tools_in_one_checkpoint_are_found(spoiled, name):
+    here, there = ("input_scale", "activation_scale")[:: 1 if name == "fp8 static" else -1]
+
+    def change(fake):
+        fake.tensors[f"{LAYER}.{there}"] = fake.tensors.pop(f"{LAYER}.{here}")
+
+    assert rules(spoiled(name, change)) == {
+        "input-scale-missing": f"{LAYER}.{here}",
+        "part-stray": f"{LAYER}.{there}",
+    }
+
+
 def test_scales_without_a_weight_are_found(spoiled):
     found = spoiled("modelopt fp8", lambda fake: fake.tensors.pop(f"{LAYER}.weight"))
     assert rules(found) == {"part-orphan": f"{LAYER}.input_scale"}
@@ -368,7 +383,11 @@ def test_a_layer_stored_wider_than_declared_shows_in_the_size(spoiled):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("modelopt fp8", "weight_scale"), ("modelopt nvfp4", "weight_scale_2")],
+    [
+        ("modelopt fp8", "weight_scale"),
+        ("modelopt nvfp4", "weight_scale_2"),
+        ("fp8 static inv", "weight_scale_inv"),
+    ],
 )
 def test_fused_projections_with_scales_of_their_own_are_told_once_for_all_layers(
     spoiled, name, part
@@ -377,6 +396,10 @@ def test_fused_projections_with_scales_of_their_own_are_told_once_for_all_layers
     assert rules(found) == {"scales-apart": "model.layers.0.self_attn.{q_proj,k_proj,v_proj}"}
     assert found.findings[0].what == f"have each their own {part} (2 such groups)"
     assert found.sound
+
+
+def test_tiles_of_fused_projections_have_scales_of_their_own(spoiled):
+    assert rules(spoiled("fp8 block", _reset("v_proj.weight_scale_inv", 0.5))) == {}
 
 
 def test_projections_that_nobody_fuses_may_have_scales_of_their_own(spoiled):
@@ -402,6 +425,7 @@ def test_one_nan_byte_among_block_scales_is_found(spoiled, byte):
         ("modelopt fp8", "_proj.weight_scale"),
         ("modelopt fp8", "_proj.input_scale"),
         ("compressed fp8", "_proj.input_scale"),
+        ("fp8 static inv", "_proj.activation_scale"),
     ],
 )
 def test_scales_that_are_all_one_are_found(spoiled, name, suffix):

@@ -40,6 +40,7 @@ FACTS = {
     "fp8 block": ("fp8", "FP8_BLOCK_SCALES", "W8A8", 128, True),
     "fp8 block experts": ("fp8", "FP8_BLOCK_SCALES", "W8A8", 128, True),
     "fp8 static": ("fp8", "FP8", "W8A8", 0, True),
+    "fp8 static inv": ("fp8", "FP8", "W8A8", 0, True),
     "fp8 dynamic": ("fp8", "FP8", "W8A8", 0, True),
     "mxfp4": ("mxfp4", "MXFP4", "W4A16", 32, True),
 }

@@ -312,6 +312,12 @@ def _fp8_plain(o, i, rng):
     return {"weight": _codes((o, i), "F8_E4M3", rng), "weight_scale": _scale((), "F32", rng)}
 
 
+def _fp8_linear(o, i, rng):
+    """As transformers' FP8Linear names what `_fp8` has."""
+    names = {"weight_scale": "weight_scale_inv", "input_scale": "activation_scale"}
+    return {names.get(name, name): part for name, part in _fp8(o, i, rng).items()}
+
+
 def _gpt_oss() -> Fake:
     """Experts stacked and named as in GPT-OSS; attention, router and embeddings left alone."""
     made, rng = model(), np.random.default_rng(9)
@@ -528,6 +534,10 @@ SOUND: dict[str, Callable[[], Fake]] = {
     ),
     "fp8 static": lambda: _quantize(
         {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}, _fp8
+    ),
+    "fp8 static inv": lambda: _quantize(
+        {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None},
+        _fp8_linear,
     ),
     "fp8 dynamic": lambda: _quantize(
         {"quant_method": "fp8", "activation_scheme": "dynamic"}, _fp8_plain

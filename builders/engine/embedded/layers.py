@@ -14,7 +14,7 @@ from builders.engine.embedded.outliers import MixedLinear
 from builders.engine.embedded.tensors import Tensors
 from builders.errors import ToolError
 
-_OF_INPUTS: Final = ("pre_quant_scale", "input_scale", "input_global_scale")
+_OF_INPUTS: Final = ("pre_quant_scale", "input_scale", "activation_scale", "input_global_scale")
 FOREIGN: Final[Mapping[str, Reader]] = {**packed.READERS, **published.READERS}
 
 
