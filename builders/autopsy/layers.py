@@ -48,8 +48,8 @@ class Role(Enum):
 # The first that matches counts.
 _ROLES: Final[Mapping[Role, Matches]] = {
     Role.VISION: globs(("*vision*", "*visual*", "*audio_tower*", "*multi_modal_projector*")),
+    Role.OUTPUT: globs(("*lm_head", "*output_layer", "*embed_out", "output")),  # InternLM2: output
     Role.EMBEDDING: globs(("*embed*", "*wte", "*wpe", "*relative_attention_bias")),
-    Role.OUTPUT: globs(("*lm_head", "*output_layer", "*embed_out")),
     Role.ROUTER: globs(("*router", "*.gate", "*shared_expert_gate")),
 }
 

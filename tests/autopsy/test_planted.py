@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from builders.autopsy import Severity, inspect
+from builders.autopsy.layers import Role, named_role
 from fakes.checkpoints import bfloat16
 from fakes.quantized import LAYER, rules, sound
 
@@ -567,6 +568,20 @@ def test_a_missing_output_layer_is_found_where_nothing_is_tied(spoiled, tied, so
         fake.config["tie_word_embeddings"] = tied
 
     assert spoiled("unquantized", change).sound is sound_without
+
+
+@pytest.mark.parametrize("name", ["output", "lm_head", "transformer.output_layer", "embed_out"])
+def test_an_output_layer_is_known_by_each_of_its_names(spoiled, name):
+    def change(fake):
+        fake.tensors[f"{name}.weight"] = fake.tensors.pop(HEAD)
+        fake.config["tie_word_embeddings"] = False
+
+    assert rules(spoiled("unquantized", change)) == {}
+
+
+def test_a_projection_that_is_called_output_inside_a_layer_is_no_output_layer():
+    assert named_role("output") is Role.OUTPUT
+    assert named_role("encoder.layer.0.attention.output") is Role.LINEAR
 
 
 def test_a_decoder_layer_that_is_missing_is_named(spoiled):
