@@ -35,6 +35,7 @@ from builders.errors import UsageError
 from builders.formats import Format
 from builders.parse import nearest
 
+METHODS: Final = ("modelopt", "modelopt_fp4", "modelopt_mixed")  # what config.json may call it
 BESIDE: Final = "hf_quant_config.json"
 MIXED: Final = "MIXED_PRECISION"
 KV_FORMATS: Final[Mapping[str, Format]] = {
@@ -272,7 +273,7 @@ def contradictions(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Iterato
     if not inside:
         return
     flat = _flat(inside)
-    if inside.get("quant_method", "modelopt") != "modelopt":
+    if inside.get("quant_method", "modelopt") not in METHODS:
         what = f"says quant_method {inside['quant_method']!r}, but {BESIDE} is ModelOpt's"
         yield found("declarations-disagree", "config.json", what)
         return

@@ -28,7 +28,7 @@ METHODS: Final[Mapping[str, Callable[[Checkpoint, Mapping[str, Any]], Recognized
 }
 # Files of tools that did not write into config.json, and the method each belongs to.
 _BESIDE: Final = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-_OTHER_NAMES: Final = {"modelopt_fp4": "modelopt", "modelopt_mixed": "modelopt"}
+_OTHER_NAMES: Final = dict.fromkeys(modelopt.METHODS, "modelopt")
 _DTYPES: Final = {"BF16": Format.BF16, "F16": Format.FP16, "F32": Format.FP32, "F64": Format.FP32}
 
 

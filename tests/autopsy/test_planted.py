@@ -67,6 +67,17 @@ def test_two_declarations_that_disagree_are_found(spoiled):
     ]
 
 
+@pytest.mark.parametrize("method", ["modelopt_mixed", "modelopt_fp4", None])
+def test_modelopts_other_names_for_itself_are_no_contradiction(spoiled, method):
+    def change(fake):
+        if method is None:
+            del fake.config["quantization_config"]["quant_method"]
+        else:
+            fake.declare(quant_method=method)
+
+    assert rules(spoiled("modelopt mixed", change)) == {}
+
+
 def test_a_declaration_of_another_method_beside_modelopts_is_found(spoiled):
     found = spoiled("modelopt fp8", lambda fake: fake.declare(quant_method="fp8"))
     assert rules(found) == {"declarations-disagree": "config.json"}
