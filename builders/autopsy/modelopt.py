@@ -5,6 +5,7 @@ its exports of a Llama 4.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -174,24 +175,46 @@ _ALL: Final = (
     _four("W4A8_MXFP4_FP8", Format.MXFP4, _F8, _NOT_VLLM, _MXFP4 | _INPUT),
 )
 ALGORITHMS: Final[Mapping[str, Storage]] = {one.name: one for one in _ALL}
+_UNCLAMPED: Final = (0, 43)
 _NOTES: Final = {"fp8_pb_wo": "loaders look for weight_scale_inv, ModelOpt writes weight_scale"}
 _OTHER_NAMES: Final = {"MXFP4": "mxfp4", "FP8_PB_WO": "fp8_pb_wo"}
 
 
 def beside(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     """Read ``hf_quant_config.json``; None when there is none, a `UsageError` when it is broken."""
+    whole_file = _file(checkpoint)
+    return None if whole_file is None else mapping(whole_file["quantization"])
+
+
+def _file(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     file = checkpoint.path / BESIDE
     if not file.is_file():
         return None
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))["quantization"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         said = error
-    if not isinstance(said, Mapping):
+    if not isinstance(said, Mapping) or not isinstance(said.get("quantization"), Mapping):
         raise UsageError(
             f"{file}: holds no object named quantization", hint="fetch or write this file again"
         )
     return said
+
+
+def _clamped(checkpoint: Checkpoint, inside: Mapping[str, Any], kv_cache: Format) -> str:
+    """Name the ModelOpt that wrote these scales of an FP8 KV cache, if it let none be below 1.
+
+    Its exports for Hugging Face did, from 0.23 at the latest to 0.42; a change of 2026-03-13 ended
+    it, first in 0.43.0rc0 (``export/quant_utils.py`` at each tag of its repository, and its
+    changelog). A development version of 0.43 from before that day is taken for a later one. Its
+    exports from Megatron clamp in 0.47 still; nothing in a file tells them from the others.
+    """
+    producer = mapping((_file(checkpoint) or inside).get("producer"))
+    version = str(producer.get("version"))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if kv_cache is not Format.FP8 or producer.get("name") != "modelopt" or not numbers:
+        return ""
+    return f"ModelOpt {version}" if (int(numbers[1]), int(numbers[2])) < _UNCLAMPED else ""
 
 
 def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
@@ -203,6 +226,7 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
     kv_name = str(said.get("kv_cache_quant_algo") or "")
     if kv_name and kv_name not in KV_FORMATS:
         raise _unknown(checkpoint, "KV cache", kv_name, KV_FORMATS)
+    kv_cache = KV_FORMATS.get(kv_name, Format.BF16)
     named = {
         str(module): _stored(checkpoint, layer)
         for module, layer in mapping(said.get("quantized_layers")).items()
@@ -223,7 +247,8 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
         algorithm=algorithm or "KV cache only",
         weights=main.weights if main else Format.BF16,
         activations=main.activations if main else Format.BF16,
-        kv_cache=KV_FORMATS.get(kv_name, Format.BF16),
+        kv_cache=kv_cache,
+        kv_clamped=_clamped(checkpoint, inside, kv_cache),
         group=(group or main.group) if main else 0,
         kept=kept,
         runtimes=main.runtimes if main else _EVERYWHERE,

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from builders.autopsy.finding import Finding, found
+from builders.autopsy.finding import Finding, Severity, found
 from builders.autopsy.layers import Role
 from builders.autopsy.storage import Judge
 from builders.autopsy.stored import KV_PARTS, Examined
@@ -21,6 +21,8 @@ _SAID: Final[Mapping[str, tuple[str, str]]] = {
 }
 _LARGE: Final = 0.5  # of a weight; a contiguous run of zeros is sure to be seen from there on
 _ONES: Final = "is exactly 1: nothing was calibrated"
+_LOST: Final = "is exactly 1: clamped at 1 by {}: what was calibrated below is lost"
+_LATER: Final = "values are cast as they are (fp8_cast); ModelOpt 0.43 and later keep such scales"
 _CAST: Final = (
     "calibrate the KV cache; where a plain cast is meant (fp8_cast), leave the scales out"
 )
@@ -61,8 +63,11 @@ def collect(examined: Iterable[Examined]) -> list[Scale]:
     return scales
 
 
-def read(files: Files, scales: list[Scale], limit: int | None) -> Reading:
-    """Judge every scale; whole, if all of them together are at most ``limit`` bytes (None: any)."""
+def read(files: Files, scales: list[Scale], limit: int | None, *, kv_clamped: str = "") -> Reading:
+    """Judge every scale; whole, if all of them together are at most ``limit`` bytes (None: any).
+
+    ``kv_clamped`` names the tool that raised the KV cache's scales to 1; none can be below.
+    """
     reading = Reading(total=sum(scale.info.bytes for scale in scales))
     whole = limit is None or reading.total <= limit
     ones: dict[str, bool] = {}
@@ -73,10 +78,19 @@ def read(files: Files, scales: list[Scale], limit: int | None) -> Reading:
         if looked.problem:
             rule, what = _SAID[looked.problem]
             reading.findings.append(found(rule, scale.name, what))
+    cache = [scale.info for scale in scales if scale.kind in KV_PARTS]
+    lost = kv_clamped and all(files.least(info) >= 1 for info in cache)
     for kind in sorted(kind for kind, all_ones in ones.items() if all_ones):
-        hint = _CAST if kind in KV_PARTS else ""
-        reading.findings.append(found("scale-ones", f"every {kind}", _ONES, hint=hint))
+        if lost and kind in KV_PARTS:
+            found_ones = _ones(kind, _LOST.format(kv_clamped), _LATER, Severity.WARN)
+        else:
+            found_ones = _ones(kind, _ONES, _CAST if kind in KV_PARTS else "")
+        reading.findings.append(found_ones)
     return reading
+
+
+def _ones(kind: str, what: str, hint: str, severity: Severity | None = None) -> Finding:
+    return found("scale-ones", f"every {kind}", what, hint=hint, severity=severity)
 
 
 def zeros(files: Files, examined: Iterable[Examined]) -> Iterator[Finding]:

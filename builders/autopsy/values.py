@@ -9,7 +9,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -107,6 +107,11 @@ class Files:
             problems = problems - {"least"}
         first = next((problem for problem in _PROBLEMS if problem in problems), "")
         return Looked(first, ones and total > 0, read)
+
+    def least(self, info: TensorInfo) -> float:
+        """Return the least of a small tensor's numbers, NaN where it has none."""
+        wide = _WIDE.get(info.dtype)
+        return min(wide(self.read(info, 0, info.bytes)), default=nan) if wide else nan
 
     def same(self, one: TensorInfo, other: TensorInfo) -> bool:
         """Whether two tensors of one length are equal wherever one looks."""
@@ -207,6 +212,11 @@ def _e8m0(raw: bytes) -> _Seen:
     return _Seen(frozenset(problems), len(raw), zeros, ones=raw.count(127) == len(raw))
 
 
+_WIDE: Final[Mapping[str, Callable[[bytes], Sequence[float]]]] = {
+    "F32": _float32,
+    "BF16": _bfloat16,
+    "F16": _float16,
+}
 _READERS: Final[Mapping[str, Callable[[bytes], _Seen]]] = {
     "F32": _Kind(4, b"\0\x80\x7f\xff", b"\0\0\x80\x3f", _float32).see,
     "BF16": _Kind(2, b"\0\x80\x7f\xff", b"\x80\x3f", _bfloat16).see,

@@ -501,6 +501,78 @@ def test_kv_scales_that_are_all_one_are_found(spoiled, name):
     assert not found.sound
 
 
+def _made_by(fake, version, name="modelopt") -> None:
+    fake.files["hf_quant_config.json"]["producer"] = {"name": name, "version": version}
+
+
+def _reset_kv(fake, *, keys, values) -> None:
+    _reset("k_scale", keys)(fake)
+    _reset("v_scale", values)(fake)
+
+
+@pytest.mark.parametrize("version", ["0.42.0", "0.29.0", "0.9.1"])
+def test_kv_scales_that_an_old_modelopt_clamped_only_warn(spoiled, version):
+    def change(fake):
+        _reset_kv(fake, keys=1, values=1)
+        _made_by(fake, version)
+
+    found = spoiled("modelopt fp8", change)
+    assert [f.where for f in found.findings] == ["every k_scale", "every v_scale"]
+    assert {f.rule for f in found.findings} == {"scale-ones"}
+    assert f"clamped at 1 by ModelOpt {version}: what was" in found.findings[0].what
+    assert "0.43" in found.findings[0].hint
+    assert found.sound
+
+
+def test_kv_scales_that_an_old_modelopt_clamped_beside_larger_ones_only_warn(spoiled):
+    def change(fake):
+        _reset_kv(fake, keys=1.5, values=1)
+        _made_by(fake, "0.42.0")
+
+    found = spoiled("modelopt fp8", change)
+    assert rules(found) == {"scale-ones": "every v_scale"}
+    assert found.sound
+
+
+def test_an_old_modelopt_is_known_by_config_json_alone_too(spoiled):
+    def change(fake):
+        _reset_kv(fake, keys=1, values=1)
+        fake.declare(producer={"name": "modelopt", "version": "0.42.0"})
+
+    assert spoiled("modelopt flat", change).sound
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "keys"),
+    [
+        ("0.43.0", "modelopt", 1),
+        ("0.47.0", "modelopt", 1),
+        ("1.0", "modelopt", 1),
+        ("", "modelopt", 1),
+        (None, "modelopt", 1),
+        ("0.42.0", "another", 1),
+        ("0.42.0", "modelopt", 0.012),  # which was not clamped: somebody wrote the ones
+    ],
+)
+def test_kv_scales_of_one_that_nobody_clamped_stop_the_line(spoiled, version, name, keys):
+    def change(fake):
+        _reset_kv(fake, keys=keys, values=1)
+        _made_by(fake, version, name)
+
+    found = spoiled("modelopt fp8", change)
+    assert set(rules(found)) == {"scale-ones"}
+    assert "nothing was calibrated" in found.findings[0].what
+    assert not found.sound
+
+
+def test_scales_of_weights_that_are_all_one_stop_the_line_whoever_wrote_them(spoiled):
+    def change(fake):
+        _reset("_proj.weight_scale", 1)(fake)
+        _made_by(fake, "0.42.0")
+
+    assert not spoiled("modelopt fp8", change).sound
+
+
 def test_a_kv_scale_that_is_missing_is_named(spoiled):
     name = "model.layers.0.self_attn.v_proj.v_scale"
     found = spoiled("modelopt fp8", lambda fake: fake.tensors.pop(name))
