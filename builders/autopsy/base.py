@@ -1,6 +1,7 @@
 """Hold a checkpoint against the one it was made from: tensors, shapes, settings of the model."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from math import prod
 from typing import Final
 
 from builders.autopsy.finding import Finding, found
@@ -29,21 +30,16 @@ def compare(
         what = f"has other names for its modules: {len(common)} of {len(originals)} are here"
         yield found("base-unlike", base.path.name, what)
         return
-    stacks = {
-        module
-        for layers in (originals, examined)
-        for module in layers
-        if module.endswith("experts")
-    }
+    apart = _apart(originals.values(), [one.layer for one in examined.values()])
     tied = setting(base.config, "tie_word_embeddings") is True
     for module, original in originals.items():
         one = examined.get(module)
         if one is not None:
             yield from _layer(original, one)
-        elif not (tied and original.role is Role.OUTPUT) and not _stacked(module, stacks):
+        elif not (tied and original.role is Role.OUTPUT) and not _stacked(module, apart):
             yield from _missing(original)
     for module, one in examined.items():
-        if module not in originals and not _stacked(module, stacks):
+        if module not in originals and not _stacked(module, apart):
             yield from _extra(one, None)
 
 
@@ -60,10 +56,23 @@ def _settings(checkpoint: Checkpoint, base: Checkpoint) -> Iterator[Finding]:
         yield found("base-rope", "config.json", "has no rotary settings, the base has")
 
 
-def _stacked(module: str, stacks: set[str]) -> bool:
-    """Experts that one side has stacked and the other split lie under a common name."""
-    at, experts, _ = module.rpartition(".experts")
-    return bool(experts) and f"{at}.experts" in stacks
+def _apart(originals: Iterable[Layer], others: Iterable[Layer]) -> set[str]:
+    """Return the mixtures whose experts one side has stacked and the other one by one."""
+    (stacked, single), (also_stacked, also_single) = map(_mixtures, (originals, others))
+    return (stacked & also_single) | (single & also_stacked)
+
+
+def _mixtures(side: Iterable[Layer]) -> tuple[set[str], set[str]]:
+    found: tuple[set[str], set[str]] = (set(), set())
+    for layer in side:
+        at, experts, inside = layer.module.rpartition(".experts.")
+        if experts and (layer.stacked or inside[0].isdigit()):
+            found[not layer.stacked].add(at)
+    return found
+
+
+def _stacked(module: str, apart: set[str]) -> bool:
+    return module.rpartition(".experts.")[0] in apart
 
 
 def _layer(original: Layer, one: Examined) -> Iterator[Finding]:
@@ -86,12 +95,14 @@ def _features(original: Layer, one: Examined) -> Iterator[Finding]:
     before, storage = original.parts[original.codes], one.storage
     codes = one.layer.parts.get(storage.codes) if storage else None
     sides = storage.sides(codes.shape) if storage and codes else None
-    if storage is None or sides is None or len(before.shape) != 2:
+    if storage is None or sides is None:
         return
+    counted = storage.flat or len(before.shape) > 2  # models stack experts this way or that
     experts, out, into = sides
-    same = out == before.shape[0] * before.shape[1] if storage.flat else (out, into) == before.shape
-    if experts == 1 and not same:
-        what = f"holds {out} × {into} weights, the base {before.shape[0]} × {before.shape[1]}"
+    same = prod(sides) == prod(before.shape) if counted else (out, into) == before.shape
+    if not same:
+        stack = f"{experts} × " if experts > 1 else ""
+        what = f"holds {stack}{out} × {into} weights, the base {' × '.join(map(str, before.shape))}"
         yield found("base-shape", one.layer.name(storage.codes), what)
 
 

@@ -95,6 +95,9 @@ RULES: Final[Mapping[str, Rule]] = {
         "not what is stored here: give such projections one scale"
     ),
     "weights-zero": _stop("the writer lost them (offloaded to disk, never loaded): quantize again"),
+    "weights-zero-in-part": _warn(
+        "were whole rows pruned on purpose? else the writer lost them: quantize again"
+    ),
     "norm-zero": _warn("compare with the original: an empty tensor was written, or none trained"),
     "tensor-empty": _stop("the writer lost it (offloaded to disk, never loaded): quantize again"),
     # KV cache

@@ -8,8 +8,9 @@ from builders.autopsy.finding import Finding, found
 from builders.autopsy.layers import FUSED, Layer
 from builders.autopsy.values import Files
 
-# A scale of a whole matrix: of FP8, of NVFP4's block scales, and as compressed-tensors names it.
-_WHOLE: Final = ("weight_scale", "weight_scale_2", "weight_global_scale")
+# A scale of a whole matrix: of FP8 under either name, of NVFP4's block scales, and as
+# compressed-tensors names it.
+_WHOLE: Final = ("weight_scale", "weight_scale_inv", "weight_scale_2", "weight_global_scale")
 
 
 def examine(layers: Mapping[str, Layer], files: Files) -> Iterator[Finding]:
@@ -32,5 +33,5 @@ def _scales(
 ) -> Iterator[float]:
     for module in modules:
         info = layers[module].parts.get(part) if module in layers else None
-        if info is not None and info.dtype == "F32" and info.bytes == 4:
+        if info is not None and info.dtype == "F32" and info.shape in {(), (1,)}:
             yield struct.unpack("<f", files.read(info, 0, 4))[0]

@@ -99,7 +99,8 @@ def inspect(path: Path, *, base: Checkpoint | None = None, limit: int | None = L
     grouped = layers(checkpoint.tensors)
     examined = {module: examine(layer, recognized) for module, layer in grouped.items()}
     with Files(path) as files:
-        reading = scales.read(files, scales.collect(examined.values()), limit)
+        collected = scales.collect(examined.values())
+        reading = scales.read(files, collected, limit, kv_clamped=recognized.kv_clamped)
         size = _size(examined.values(), reading)
         findings = [
             *opened.findings,

@@ -10,11 +10,23 @@ from typing import Final
 from builders.autopsy.names import Matches, globs
 from builders.checkpoint import TensorInfo
 
-# bitsandbytes hangs its tensors below the weight's name, GPT-OSS behind the name of the projection.
+# bitsandbytes hangs its tensors below the weight's name.
 _BELOW: Final = re.compile(
     r"^(.+)\.(weight\.(?:absmax|quant_map|nested_absmax|nested_quant_map|quant_state\.\w+))$"
 )
-_BEHIND: Final = re.compile(r"^(.+\.experts\.\w+_proj)_(blocks|scales|bias)$")
+# Experts that are stacked in one tensor for each projection have no modules of their own: a weight
+# has the projection's name, all else hangs behind it. What hangs there, and its name elsewhere:
+# of GPT-OSS, of ModelOpt, of transformers' FP8Experts.
+_BEHIND: Final[Mapping[str, str]] = {
+    "": "weight",
+    **{f"_{part}": part for part in ("blocks", "scales", "bias")},
+    **{f"_{part}": part for part in ("weight_scale", "weight_scale_2", "input_scale")},
+    "_pre_quant_scale": "pre_quant_scale",
+    "_scale_inv": "weight_scale_inv",
+    "_activation_scale": "activation_scale",
+}
+_ENDING: Final[Mapping[str, str]] = {part: behind for behind, part in _BEHIND.items()}
+_STACK: Final = re.compile(rf"^(.+\.experts\.\w+?_proj)({'|'.join(_BEHIND)})$")
 _CODES: Final = ("weight", "weight_packed", "qweight", "W_q", "blocks")
 # Projections that runtimes store as one matrix, by their names in one block.
 FUSED: Final = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("w1", "w3"))
@@ -36,19 +48,20 @@ class Role(Enum):
 # The first that matches counts.
 _ROLES: Final[Mapping[Role, Matches]] = {
     Role.VISION: globs(("*vision*", "*visual*", "*audio_tower*", "*multi_modal_projector*")),
+    Role.OUTPUT: globs(("*lm_head", "*output_layer", "*embed_out", "output")),  # InternLM2: output
     Role.EMBEDDING: globs(("*embed*", "*wte", "*wpe", "*relative_attention_bias")),
-    Role.OUTPUT: globs(("*lm_head", "*output_layer", "*embed_out")),
     Role.ROUTER: globs(("*router", "*.gate", "*shared_expert_gate")),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """All tensors under one module's name."""
+    """All tensors under one module's name; ``stacked``: those of one projection of all experts."""
 
     module: str
     parts: Mapping[str, TensorInfo]
     role: Role
+    stacked: bool = False
 
     @property
     def codes(self) -> str:
@@ -57,9 +70,9 @@ class Layer:
 
     def name(self, part: str) -> str:
         """Return the full name of a part's tensor, also of one that is not there."""
-        stacked = "weight" not in self.parts and _BEHIND.match(f"{self.module}_bias")
-        joint = "_" if stacked else "."
-        return f"{self.module}{joint}{part}" if self.module else part
+        if self.stacked:
+            return f"{self.module}{_ENDING.get(part, f'_{part}')}"
+        return f"{self.module}.{part}" if self.module else part
 
     @property
     def kind(self) -> str:
@@ -71,9 +84,11 @@ class Layer:
 
 def split(name: str) -> tuple[str, str]:
     """Return the module and the part that a tensor's name tells."""
-    found = _BELOW.match(name) or _BEHIND.match(name)
-    if found:
-        return found[1], found[2]
+    stack, below = _STACK.match(name), _BELOW.match(name)
+    if stack:
+        return stack[1], _BEHIND[stack[2]]
+    if below:
+        return below[1], below[2]
     module, _, part = name.rpartition(".")
     return module, part
 
@@ -81,20 +96,34 @@ def split(name: str) -> tuple[str, str]:
 def layers(tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
     """Group tensors into layers, in the order of their names."""
     parts: dict[str, dict[str, TensorInfo]] = {}
+    stacked: set[str] = set()
     for full, info in sorted(tensors.items()):
         module, part = split(full)
         parts.setdefault(module, {})[part] = info
-    return {module: Layer(module, held, _role(module, held)) for module, held in parts.items()}
+        if _STACK.match(full):
+            stacked.add(module)
+    return {module: _layer(module, held, module in stacked) for module, held in parts.items()}
 
 
-def _role(module: str, parts: Mapping[str, TensorInfo]) -> Role:
+def stacks(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
+    """Return the projections whose experts lie in one tensor of that very name."""
+    return frozenset(
+        name for name, info in tensors.items() if len(info.shape) == 3 and split(name)[0] == name
+    )
+
+
+def _layer(module: str, parts: Mapping[str, TensorInfo], stacked: bool) -> Layer:  # noqa: FBT001
+    return Layer(module, parts, _role(module, parts, stacked=stacked), stacked)
+
+
+def _role(module: str, parts: Mapping[str, TensorInfo], *, stacked: bool) -> Role:
     codes = next((parts[name] for name in _CODES if name in parts), None)
     if "norm" in module.rpartition(".")[2].lower() and "vision" not in module:
         return Role.NORM
     named = named_role(module)
     if named is not Role.LINEAR:
         return named
-    matrix = codes is not None and (len(codes.shape) == 2 or "blocks" in parts)
+    matrix = codes is not None and (len(codes.shape) == 2 or stacked)
     return Role.LINEAR if matrix else Role.OTHER
 
 

@@ -1,9 +1,11 @@
 """NVIDIA ModelOpt: ``hf_quant_config.json``, the flat form in config.json, mixed precision.
 
-The layouts were measured tensor by tensor on exports of ModelOpt 0.47.
+The layouts were measured tensor by tensor on exports of ModelOpt 0.47, those of stacked experts on
+its exports of a Llama 4.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -26,6 +28,7 @@ from builders.autopsy.storage import (
     rows,
     scalar,
     scale,
+    turned,
 )
 from builders.autopsy.storage import whole as all_values
 from builders.checkpoint import Checkpoint
@@ -33,6 +36,7 @@ from builders.errors import UsageError
 from builders.formats import Format
 from builders.parse import nearest
 
+METHODS: Final = ("modelopt", "modelopt_fp4", "modelopt_mixed")  # what config.json may call it
 BESIDE: Final = "hf_quant_config.json"
 MIXED: Final = "MIXED_PRECISION"
 KV_FORMATS: Final[Mapping[str, Format]] = {
@@ -124,6 +128,28 @@ def _eight(  # noqa: PLR0913 - one row of a table
     )
 
 
+def _experts(one: Storage) -> Storage:
+    """Let a format be known where all experts of a projection lie in one tensor.
+
+    ModelOpt writes Llama 4 and GPT-OSS so, (experts, in, out) as those models compute: codes and
+    block scales turned, scales of a whole tensor one for all experts (read as well: one for each).
+    Its other formats are known by dtypes alone: their scales lie otherwise (MXFP8's along the out
+    features), and no runtime is known to read them.
+    """
+    parts = {
+        name: replace(part, shapes=tuple(map(turned, part.shapes)), shared=scalar in part.shapes)
+        for name, part in one.parts.items()
+    }
+    stack = replace(
+        one,
+        parts=parts,
+        features=lambda shape: one.features(shape[::-1]),
+        stacked=True,
+        runtimes=one.stack_runtimes,
+    )
+    return replace(one, experts=stack)
+
+
 _FP8_ONE: Final = {"weight": _FP8, "weight_scale": _ONE}
 _FP8_ROWS: Final = {"weight": _FP8, "weight_scale": _ROWS}
 _FP8_TILES: Final = {"weight": _FP8, "weight_scale": _TILES}
@@ -132,7 +158,7 @@ _INT8_ROWS: Final = {"weight": _INT8, "weight_scale": _ROWS}
 _W4A8: Final = _AWQ | {"weight_scale_2": _ONE} | _INPUT
 
 _ALL: Final = (
-    _eight("FP8", _F8, _F8, _EVERYWHERE, _FP8_ONE | _INPUT),
+    _experts(_eight("FP8", _F8, _F8, _EVERYWHERE, _FP8_ONE | _INPUT)),
     _eight("FP8_PER_CHANNEL_PER_TOKEN", _F8, _F8, _EVERYWHERE, _FP8_ROWS),
     _eight("fp8_pb_wo", _F8, _BF16, _HERE, _FP8_TILES, group=128),
     _eight("MXFP8", Format.MXFP8, Format.MXFP8, _EVERYWHERE, _MXFP8, group=32),
@@ -140,33 +166,55 @@ _ALL: Final = (
     _eight("W8A16", _I8, _BF16, _NOT_VLLM, _INT8_ROWS),
     _four("W4A16_AWQ", Format.INT4, _BF16, _NOT_VLLM, _AWQ, _SMOOTH),
     _four("W4A8_AWQ", Format.INT4, _F8, _NOT_VLLM, _W4A8, _SMOOTH),
-    _four("NVFP4", _F4, _F4, _EVERYWHERE, _nvfp4(16) | _INPUT),
+    _experts(_four("NVFP4", _F4, _F4, _EVERYWHERE, _nvfp4(16) | _INPUT)),
     _four("NVFP4_AWQ", _F4, _F4, _HERE, _nvfp4(16) | _INPUT, _SMOOTH),
     _four("NVFP4_SVD", _F4, _F4, (), _nvfp4(16) | _INPUT, _SMOOTH | _LOW_RANK),
-    _four("W4A16_NVFP4", _F4, _BF16, _HERE, _nvfp4(16)),
+    _experts(_four("W4A16_NVFP4", _F4, _BF16, _HERE, _nvfp4(16))),
     _four("W4A8_NVFP4_FP8", _F4, _F8, _NOT_VLLM, _nvfp4(32) | _INPUT, group=32),
     _four("mxfp4", Format.MXFP4, Format.MXFP4, _HERE, _MXFP4),
     _four("W4A8_MXFP4_FP8", Format.MXFP4, _F8, _NOT_VLLM, _MXFP4 | _INPUT),
 )
 ALGORITHMS: Final[Mapping[str, Storage]] = {one.name: one for one in _ALL}
+_UNCLAMPED: Final = (0, 43)
 _NOTES: Final = {"fp8_pb_wo": "loaders look for weight_scale_inv, ModelOpt writes weight_scale"}
 _OTHER_NAMES: Final = {"MXFP4": "mxfp4", "FP8_PB_WO": "fp8_pb_wo"}
 
 
 def beside(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     """Read ``hf_quant_config.json``; None when there is none, a `UsageError` when it is broken."""
+    whole_file = _file(checkpoint)
+    return None if whole_file is None else mapping(whole_file["quantization"])
+
+
+def _file(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     file = checkpoint.path / BESIDE
     if not file.is_file():
         return None
     try:
-        said = json.loads(file.read_text(encoding="utf-8"))["quantization"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        said = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         said = error
-    if not isinstance(said, Mapping):
+    if not isinstance(said, Mapping) or not isinstance(said.get("quantization"), Mapping):
         raise UsageError(
             f"{file}: holds no object named quantization", hint="fetch or write this file again"
         )
     return said
+
+
+def _clamped(checkpoint: Checkpoint, inside: Mapping[str, Any], kv_cache: Format) -> str:
+    """Name the ModelOpt that wrote these scales of an FP8 KV cache, if it let none be below 1.
+
+    Its exports for Hugging Face did, from 0.23 at the latest to 0.42; a change of 2026-03-13 ended
+    it, first in 0.43.0rc0 (``export/quant_utils.py`` at each tag of its repository, and its
+    changelog). A development version of 0.43 from before that day is taken for a later one. Its
+    exports from Megatron clamp in 0.47 still; nothing in a file tells them from the others.
+    """
+    producer = mapping((_file(checkpoint) or inside).get("producer"))
+    version = str(producer.get("version"))
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if kv_cache is not Format.FP8 or producer.get("name") != "modelopt" or not numbers:
+        return ""
+    return f"ModelOpt {version}" if (int(numbers[1]), int(numbers[2])) < _UNCLAMPED else ""
 
 
 def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
@@ -178,6 +226,7 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
     kv_name = str(said.get("kv_cache_quant_algo") or "")
     if kv_name and kv_name not in KV_FORMATS:
         raise _unknown(checkpoint, "KV cache", kv_name, KV_FORMATS)
+    kv_cache = KV_FORMATS.get(kv_name, Format.BF16)
     named = {
         str(module): _stored(checkpoint, layer)
         for module, layer in mapping(said.get("quantized_layers")).items()
@@ -187,8 +236,9 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
     matches = names.modelopt(kept)
 
     def storage(module: str) -> Storage | None:
-        if algorithm == MIXED:
-            return named.get(module)
+        if algorithm == MIXED:  # which names stacked experts by the module that holds them
+            parent = module.rpartition(".")[0]
+            return named.get(module) or named.get(parent if parent.endswith(".experts") else "")
         return None if matches(module) else usual
 
     note = _NOTES.get(main.name) if main else None
@@ -197,7 +247,8 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
         algorithm=algorithm or "KV cache only",
         weights=main.weights if main else Format.BF16,
         activations=main.activations if main else Format.BF16,
-        kv_cache=KV_FORMATS.get(kv_name, Format.BF16),
+        kv_cache=kv_cache,
+        kv_clamped=_clamped(checkpoint, inside, kv_cache),
         group=(group or main.group) if main else 0,
         kept=kept,
         runtimes=main.runtimes if main else _EVERYWHERE,
@@ -247,7 +298,7 @@ def contradictions(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Iterato
     if not inside:
         return
     flat = _flat(inside)
-    if inside.get("quant_method", "modelopt") != "modelopt":
+    if inside.get("quant_method", "modelopt") not in METHODS:
         what = f"says quant_method {inside['quant_method']!r}, but {BESIDE} is ModelOpt's"
         yield found("declarations-disagree", "config.json", what)
         return

@@ -3,12 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
 from builders.autopsy import compressed, integer, modelopt, narrow
+from builders.autopsy.layers import stacks
 from builders.autopsy.recognized import Recognized, mapping
-from builders.autopsy.storage import FLOATS
+from builders.autopsy.storage import FLOATS, Storage
 from builders.checkpoint import Checkpoint
 from builders.errors import UsageError
 from builders.formats import Format
@@ -26,12 +28,33 @@ METHODS: Final[Mapping[str, Callable[[Checkpoint, Mapping[str, Any]], Recognized
 }
 # Files of tools that did not write into config.json, and the method each belongs to.
 _BESIDE: Final = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
-_OTHER_NAMES: Final = {"modelopt_fp4": "modelopt", "modelopt_mixed": "modelopt"}
+_OTHER_NAMES: Final = dict.fromkeys(modelopt.METHODS, "modelopt")
 _DTYPES: Final = {"BF16": Format.BF16, "F16": Format.FP16, "F32": Format.FP32, "F64": Format.FP32}
 
 
 def recognize(checkpoint: Checkpoint) -> Recognized:
     """Say what a checkpoint is; a method or variant that nobody here knows is a `UsageError`."""
+    known, stacked = _recognize(checkpoint), stacks(checkpoint.tensors)
+    return _stacked(checkpoint, known, stacked) if stacked else known
+
+
+def _stacked(checkpoint: Checkpoint, known: Recognized, stacked: frozenset[str]) -> Recognized:
+    """Tell of stacked experts how they are stored, and leave out the runtimes that do not read it.
+
+    Declarations say the same of experts, whether they lie stacked or one by one.
+    """
+
+    def storage(module: str) -> Storage | None:
+        single = known.storage(module)
+        return single.stack if single and module in stacked else single
+
+    narrow = (name for name in stacked if checkpoint.tensors[name].dtype not in FLOATS)
+    readers = [stored.runtimes for name in narrow if (stored := storage(name))]
+    runtimes = (one for one in known.runtimes if all(one in each for each in readers))
+    return replace(known, storage=storage, runtimes=tuple(runtimes))
+
+
+def _recognize(checkpoint: Checkpoint) -> Recognized:
     inside = declared(checkpoint)
     if (checkpoint.path / modelopt.BESIDE).is_file():
         return modelopt.recognize(checkpoint, inside)

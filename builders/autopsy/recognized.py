@@ -24,7 +24,8 @@ class Recognized:
     declared as left alone. ``storage`` tells how a linear layer of a name is declared to be stored,
     or None where it was left alone. ``explicit`` says whether the declaration names all that was
     left alone, ``named`` which modules it declares quantized by their own name, ``kv_static``
-    whether it promises scales for the KV cache.
+    whether it promises scales for the KV cache, ``kv_clamped`` which tool raised those below 1 to
+    1, if one did.
     """
 
     method: str
@@ -40,6 +41,7 @@ class Recognized:
     explicit: bool = True
     named: frozenset[str] = frozenset()
     kv_static: bool = False
+    kv_clamped: str = ""
     storage: Callable[[str], Storage | None] = field(default=_nowhere, compare=False, repr=False)
 
     @property

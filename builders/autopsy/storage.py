@@ -5,7 +5,7 @@ a scale. The tables of each method build on these.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from math import prod
 from typing import Final
@@ -33,11 +33,15 @@ class Judge(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One tensor of a layer: the dtypes it may have, its possible shapes (none: any), its judge."""
+    """One tensor of a layer: the dtypes it may have, its possible shapes (none: any), its judge.
+
+    ``shared``: a stack of experts may have one for all of them.
+    """
 
     dtypes: tuple[str, ...]
     shapes: tuple[MakeShape, ...] = ()
     judge: Judge = Judge.NOTHING
+    shared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class Storage:
     ``features`` tells (out, in) from the codes' shape, or None for a shape that cannot be.
     ``stacked``: all tensors have the experts as their first dimension. ``flat``: the codes lie in
     a row, so that only out times in is known. ``runtimes``: those that read it, best known first.
+    ``experts``: how the format lies where experts are stacked, if that is known.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Storage:
     stacked: bool = False
     flat: bool = False
     runtimes: tuple[str, ...] = ()
+    experts: "Storage | None" = None
 
     @property
     def codes(self) -> str:
@@ -69,6 +75,28 @@ class Storage:
     def every(self) -> dict[str, Part]:
         """All parts, needed and optional."""
         return {**self.parts, **self.optional}
+
+    @property
+    def stack(self) -> "Storage":
+        """This format where experts are stacked; unless known, dtypes and scales alone count."""
+        return self.experts or replace(
+            self,
+            parts={name: replace(one, shapes=()) for name, one in self.parts.items()},
+            optional={name: replace(one, shapes=()) for name, one in self.optional.items()},
+            features=lambda shape: (prod(shape) * self.times, 1),
+            flat=True,
+            runtimes=self.stack_runtimes,
+        )
+
+    @property
+    def stack_runtimes(self) -> tuple[str, ...]:
+        """The runtimes but the one that asks for each expert's own tensors."""
+        return tuple(runtime for runtime in self.runtimes if runtime != "embedded")
+
+    @property
+    def times(self) -> int:
+        """How many codes share an element of the tensor that holds them."""
+        return 8 * WIDTHS[self.parts[self.codes].dtypes[0]] // self.weights.bits
 
     def sides(self, stored: Shape) -> tuple[int, int, int] | None:
         """Return (experts, out, in) for codes of this shape, or None if it cannot be."""
@@ -82,8 +110,9 @@ class Storage:
         """Return the shapes that a part may have in a layer of these sides; none: any."""
         experts, out, into = sides
         lead = (experts,) if self.stacked else ()
+        leads = ((), lead) if self.stacked and part.shared else (lead,)
         group = self.group or into
-        return tuple((*lead, *make(out, into, group)) for make in part.shapes)
+        return tuple((*lead, *make(out, into, group)) for lead in leads for make in part.shapes)
 
 
 def part(dtypes: str, *shapes: MakeShape, judge: Judge = Judge.NOTHING) -> Part:
@@ -154,6 +183,11 @@ def blocks(width: int) -> MakeShape:
 def tiles(down: int, across: int) -> MakeShape:
     """One value for each tile of ``down`` out features by ``across`` in features."""
     return lambda o, i, _g: (ceil(o, down), ceil(i, across))
+
+
+def turned(make: MakeShape) -> MakeShape:
+    """The same with its two dimensions changed over."""
+    return lambda o, i, g: make(o, i, g)[::-1]
 
 
 def plain(shape: Shape) -> tuple[int, int] | None:

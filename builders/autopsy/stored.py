@@ -17,12 +17,14 @@ KV_PARTS: Final = frozenset(
 # What only a quantized layer has, whoever wrote it.
 SCALES: Final = frozenset({
     "weight_scale", "weight_scale_2", "weight_scale_inv", "weight_global_scale", "input_scale",
-    "input_global_scale", "pre_quant_scale", "weight_zero_point", "input_zero_point",
-    "weight_shape", "weight_g_idx", "weight_packed", "W_q", "qweight", "qzeros", "scales",
-    "g_idx", "SCB", "weight_format", "blocks", "svdquant_lora_a", "svdquant_lora_b",
+    "activation_scale", "input_global_scale", "pre_quant_scale", "weight_zero_point",
+    "input_zero_point", "weight_shape", "weight_g_idx", "weight_packed", "W_q", "qweight",
+    "qzeros", "scales", "g_idx", "SCB", "weight_format", "blocks", "svdquant_lora_a",
+    "svdquant_lora_b",
     "weight.absmax", "weight.quant_map", "weight.nested_absmax", "weight.nested_quant_map",
     "weight.quant_state.bitsandbytes__nf4", "weight.quant_state.bitsandbytes__fp4",
 })  # fmt: skip
+_BY_CLASS: Final = "compressed-tensors"  # its usual target is every module of the class Linear
 _SENSITIVE: Final = {
     Role.OUTPUT: "the output layer",
     Role.EMBEDDING: "an embedding",
@@ -108,7 +110,12 @@ def _quietly(
     layer: Layer, recognized: Recognized, declared: Storage | None, *, narrow: bool
 ) -> bool:
     linear = layer.role is Role.LINEAR
-    return bool(declared and linear and not narrow and not recognized.explicit)
+    return bool(declared and linear and not narrow and not _says_all(layer, recognized))
+
+
+def _says_all(layer: Layer, recognized: Recognized) -> bool:
+    """Whether a layer left alone must be named; a stack is no module, and so of no class."""
+    return recognized.explicit and not (layer.stacked and recognized.method == _BY_CLASS)
 
 
 def _findings(
@@ -132,7 +139,7 @@ def _contradiction(
     layer: Layer, recognized: Recognized, declared: Storage | None, dtype: str
 ) -> Iterator[Finding]:
     """Quantized, but declared left alone, or the other way round."""
-    if declared and recognized.explicit and layer.role in {Role.LINEAR, Role.OUTPUT}:
+    if declared and _says_all(layer, recognized) and layer.role in {Role.LINEAR, Role.OUTPUT}:
         what = f"is stored in {dtype}, but declared {declared.name}"
         yield found("layer-unquantized", layer.module, what)
     elif not declared and recognized.method != "unquantized":
@@ -177,7 +184,7 @@ def _parts(layer: Layer, storage: Storage) -> Iterator[Finding]:
 
 
 def _is_input(name: str) -> bool:
-    return name in {"input_scale", "input_global_scale"}
+    return name in {"input_scale", "activation_scale", "input_global_scale"}
 
 
 def _part(name: str, info: TensorInfo, part: Part, shapes: tuple[Shape, ...]) -> Iterator[Finding]:

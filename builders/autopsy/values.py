@@ -9,7 +9,7 @@ import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite, isnan
+from math import isfinite, isnan, nan
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -21,7 +21,8 @@ _SMALL: Final = 64 << 10
 _PIECE: Final = 4 << 10  # a multiple of every dtype's width
 _CHUNK: Final = 8 << 20
 _PIECES: Final = 16
-_ZEROS: Final = bytes(_SMALL)
+_RUN: Final = 256
+_ZEROS: Final = bytes(_RUN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,8 @@ class Looked:
     """What the values of one tensor look like.
 
     ``problem`` names the first thing wrong: "nan", "infinite", "negative", "zero", "underflow" (a
-    few zeros among many block scales), or "". ``ones``: every value is exactly 1. ``read``: bytes.
+    few zeros among many block scales), "least" (all of them the least power of two), or "".
+    ``ones``: every value is exactly 1. ``read``: bytes.
     """
 
     problem: str = ""
@@ -69,11 +71,20 @@ class Files:
         for place in places:
             yield self.read(info, last * place // (_PIECES - 1) * _PIECE, _PIECE)
 
-    def is_zero(self, info: TensorInfo) -> bool:
-        """Whether a tensor is zero wherever one looks; costs one read where it is not."""
-        if not info.bytes:
-            return False
-        return all(piece == _ZEROS[: len(piece)] for piece in self.pieces(info))
+    def zero_share(self, info: TensorInfo) -> float:
+        """Return the share of zeros, in runs of 256 bytes; 0 where the first two pieces hold none.
+
+        Zeros over more than half of a tensor in one stretch cover its middle, where these pieces
+        lie: a tensor without zeros costs two reads.
+        """
+        zero = total = 0
+        for number, piece in enumerate(self.pieces(info), 1):
+            runs = range(0, len(piece), _RUN)
+            zero += sum(piece[begin : begin + _RUN] in _ZEROS for begin in runs)
+            total += len(runs)
+            if number == 2 and not zero:
+                break
+        return zero / (total or 1)
 
     def look(self, info: TensorInfo, judge: Judge, *, whole: bool) -> Looked:
         """Judge the values of a scale; ``whole`` reads every byte."""
@@ -92,8 +103,15 @@ class Files:
             problems, ones = problems - {"zero"}, False
         if "zero" in problems and info.dtype == "F8_E4M3" and wrong * 100 < total:
             problems = problems - {"zero"} | {"underflow"}
+        if wrong < total:
+            problems = problems - {"least"}
         first = next((problem for problem in _PROBLEMS if problem in problems), "")
         return Looked(first, ones and total > 0, read)
+
+    def least(self, info: TensorInfo) -> float:
+        """Return the least of a small tensor's numbers, NaN where it has none."""
+        wide = _WIDE.get(info.dtype)
+        return min(wide(self.read(info, 0, info.bytes)), default=nan) if wide else nan
 
     def same(self, one: TensorInfo, other: TensorInfo) -> bool:
         """Whether two tensors of one length are equal wherever one looks."""
@@ -114,7 +132,7 @@ class Files:
         self._open.clear()
 
 
-_PROBLEMS: Final = ("nan", "infinite", "negative", "zero", "underflow")
+_PROBLEMS: Final = ("nan", "infinite", "negative", "zero", "least", "underflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,11 +201,22 @@ def _e4m3(raw: bytes) -> _Seen:
 
 
 def _e8m0(raw: bytes) -> _Seen:
-    """E8M0 is a power of two with bias 127, always positive; 0xFF is NaN."""
-    problems = frozenset({"nan"} if raw.count(0xFF) else ())
-    return _Seen(problems, len(raw), ones=raw.count(127) == len(raw))
+    """E8M0 is a power of two with bias 127, always positive; 0xFF is NaN.
+
+    A byte of zero, 2^-127, is what a block of zeros gets; where every byte is one, nothing was
+    written, or no weight is left.
+    """
+    zeros = raw.count(0)
+    problems = {"nan"} if raw.count(0xFF) else set()
+    problems |= {"least"} if zeros else set()
+    return _Seen(frozenset(problems), len(raw), zeros, ones=raw.count(127) == len(raw))
 
 
+_WIDE: Final[Mapping[str, Callable[[bytes], Sequence[float]]]] = {
+    "F32": _float32,
+    "BF16": _bfloat16,
+    "F16": _float16,
+}
 _READERS: Final[Mapping[str, Callable[[bytes], _Seen]]] = {
     "F32": _Kind(4, b"\0\x80\x7f\xff", b"\0\0\x80\x3f", _float32).see,
     "BF16": _Kind(2, b"\0\x80\x7f\xff", b"\x80\x3f", _bfloat16).see,

@@ -16,6 +16,7 @@ from builders.errors import ToolError
 from builders.numerics import blocks, readers
 from builders.numerics.readers import Decoded, Parts, Reader, Rounding
 
+_OURS: Final = {"weight_scale_inv": "weight_scale", "activation_scale": "input_scale"}
 _SIDE: Final = 128  # of the tiles, and inputs that share a scale where it is found per token
 
 
@@ -25,9 +26,15 @@ def _number(scale: Tensor) -> Tensor:
     return flat[0] if flat.numel() == 1 else flat
 
 
+def _ours(parts: Parts) -> Parts:
+    """Call the parts of transformers' FP8Linear as others do; its "inv" multiplies all the same."""
+    return {_OURS.get(name, name): part for name, part in parts.items()}
+
+
 def _plain(parts: Parts) -> Parts:
-    scales = {name: _number(part) for name, part in parts.items() if name != "weight"}
-    return {"weight": parts["weight"], **scales}
+    named = _ours(parts)
+    scales = {name: _number(part) for name, part in named.items() if name != "weight"}
+    return {"weight": named["weight"], **scales}
 
 
 def _blocks(parts: Parts) -> Parts:
@@ -62,7 +69,7 @@ def _static_or(static: str, dynamic: Reader) -> Reader:
     calibrated = _translated(static, _plain)
 
     def chosen(parts: Parts) -> Reader:
-        return calibrated if "input_scale" in parts else dynamic
+        return calibrated if "input_scale" in _ours(parts) else dynamic
 
     def rounding(parts: Parts, group: int) -> Rounding:
         make = chosen(parts).rounding
@@ -84,8 +91,7 @@ def _int8_by_token(_parts: Parts, _group: int) -> Rounding:
 def _tiles(parts: Parts, _group: int) -> Decoded:
     """Read tiles of 128 by 128, whatever the name of their scales."""
     weight = parts["weight"].float()
-    scales = parts.get("weight_scale_inv", parts.get("weight_scale"))
-    assert scales is not None
+    scales = _ours(parts)["weight_scale"]
     wide = blocks.power_of_two(scales) if scales.dtype == torch.uint8 else scales.float()
     wanted = tuple(-(-size // _SIDE) for size in weight.shape)
     if wide.shape != wanted:
@@ -103,12 +109,12 @@ def _by_token_and_block(_parts: Parts, _group: int) -> Rounding:
 
 
 def _by_tensor(parts: Parts, _group: int) -> Rounding:
-    scale = _number(parts["input_scale"])
+    scale = _number(_ours(parts)["input_scale"])
     return lambda values: (blocks.round_e4m3(values / scale) * scale, None)
 
 
 def _tiles_rounding(parts: Parts, group: int) -> Rounding:
-    return (_by_tensor if "input_scale" in parts else _by_token_and_block)(parts, group)
+    return (_by_tensor if "input_scale" in _ours(parts) else _by_token_and_block)(parts, group)
 
 
 _FP8_BY_TOKEN: Final = _translated("FP8_PER_CHANNEL_PER_TOKEN", _plain)

@@ -123,6 +123,31 @@ def test_experts_may_be_stacked_on_one_side_only(spoiled, base):
     assert rules(spoiled("unquantized", split, base=Checkpoint.open(path))) == {}
 
 
+def test_a_stack_of_experts_that_was_lost_is_named(spoiled, tmp_path):
+    name = "model.layers.1.feed_forward.experts.down_proj"
+    original = Checkpoint.open(sound("unquantized experts").write(tmp_path / "base"))
+
+    def change(fake):
+        for full in [full for full in fake.tensors if full.startswith(name)]:
+            del fake.tensors[full]
+
+    found = spoiled("modelopt fp8 experts", change, base=original)
+    assert rules(found) == {"base-tensor-missing": name}
+
+
+def test_a_stack_of_fewer_experts_than_the_base_has_is_found(spoiled, tmp_path):
+    name = "model.layers.1.feed_forward.experts.down_proj"
+    original = Checkpoint.open(sound("unquantized experts").write(tmp_path / "base"))
+
+    def change(fake):
+        dtype, data = fake.tensors[name]
+        fake.tensors[name] = (dtype, data[:3])
+
+    found = spoiled("modelopt fp8 experts", change, base=original)
+    assert rules(found) == {"base-shape": name}
+    assert found.findings[0].what == "holds 3 × 128 × 256 weights, the base 4 × 256 × 128"
+
+
 def test_a_base_of_another_family_is_said_once(spoiled, base):
     def rename(fake):
         fake.tensors = {f"transformer.{name}": data for name, data in fake.tensors.items()}

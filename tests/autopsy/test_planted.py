@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from builders.autopsy import Severity, inspect
+from builders.autopsy.layers import Role, named_role
 from fakes.checkpoints import bfloat16
 from fakes.quantized import LAYER, rules, sound
 
@@ -64,6 +65,17 @@ def test_two_declarations_that_disagree_are_found(spoiled):
         "and hf_quant_config.json disagree about quant_algo",
         "and hf_quant_config.json disagree about exclude_modules",
     ]
+
+
+@pytest.mark.parametrize("method", ["modelopt_mixed", "modelopt_fp4", None])
+def test_modelopts_other_names_for_itself_are_no_contradiction(spoiled, method):
+    def change(fake):
+        if method is None:
+            del fake.config["quantization_config"]["quant_method"]
+        else:
+            fake.declare(quant_method=method)
+
+    assert rules(spoiled("modelopt mixed", change)) == {}
 
 
 def test_a_declaration_of_another_method_beside_modelopts_is_found(spoiled):
@@ -182,6 +194,8 @@ PARTS = [
     ("hqq", "zero", "part-missing"),
     ("fp8 block", "weight_scale_inv", "part-missing"),
     ("fp8 static", "input_scale", "input-scale-missing"),
+    ("fp8 static inv", "weight_scale_inv", "part-missing"),
+    ("fp8 static inv", "activation_scale", "input-scale-missing"),
 ]
 
 
@@ -196,6 +210,124 @@ def test_a_stack_of_experts_without_its_scales_is_named(spoiled):
     scales = "model.layers.0.mlp.experts.down_proj_scales"
     assert rules(spoiled("mxfp4", lambda fake: fake.tensors.pop(scales))) == {
         "part-missing": scales
+    }
+
+
+# --- experts stacked in one tensor
+
+STACK = "model.layers.1.feed_forward.experts.down_proj"
+STACKED = ["modelopt fp8 experts", "modelopt nvfp4 experts", "modelopt mixed experts"]
+STACKED += ["fp8 block experts"]
+
+
+@pytest.mark.parametrize("name", ["unquantized experts", *STACKED])
+def test_stacked_experts_that_were_never_written_are_found(spoiled, name):
+    assert rules(spoiled(name, _reset("experts.down_proj", 0))) == {
+        "weights-zero": STACK.replace("1", "0")
+    }
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_nan_among_the_scales_of_stacked_experts_is_found(spoiled, name):
+    suffix = "_scale_inv" if name.startswith("fp8") else "_weight_scale"
+
+    def change(fake):
+        dtype, data = fake.tensors[f"{STACK}{suffix}"]
+        data[...] = 0x7F if dtype == "F8_E4M3" else np.nan
+
+    assert rules(spoiled(name, change)) == {"scale-nan": f"{STACK}{suffix}"}
+
+
+@pytest.mark.parametrize(
+    ("name", "suffix", "rule"),
+    [
+        ("modelopt fp8 experts", "_weight_scale", "part-missing"),
+        ("modelopt fp8 experts", "_input_scale", "input-scale-missing"),
+        ("modelopt nvfp4 experts", "_weight_scale_2", "part-missing"),
+        ("modelopt mixed experts", "_weight_scale_2", "part-missing"),
+        ("fp8 block experts", "_scale_inv", "part-missing"),
+        ("modelopt nvfp4 experts", "", "part-orphan"),
+    ],
+)
+def test_stacked_experts_that_lost_a_tensor_are_named(spoiled, name, suffix, rule):
+    found = spoiled(name, lambda fake: fake.tensors.pop(f"{STACK}{suffix}"))
+    where = f"{STACK}{suffix or '_input_scale'}"
+    assert rules(found) == {rule: where}
+
+
+def test_stacked_codes_whose_declaration_was_lost_are_found(spoiled):
+    def change(fake):
+        del fake.config["quantization_config"]
+        del fake.files["hf_quant_config.json"]
+        fake.tensors = {
+            name: data for name, data in fake.tensors.items() if ".self_attn." not in name
+        }
+
+    found = spoiled("modelopt nvfp4 experts", change)
+    assert rules(found) == {"declaration-missing": "config.json"}
+    assert "(4 such layers)" in found.findings[0].what
+
+
+def test_block_scales_of_stacked_experts_that_were_not_turned_are_found(spoiled):
+    name = f"{STACK}_weight_scale"
+
+    def change(fake):
+        dtype, data = fake.tensors[name]
+        fake.tensors[name] = (dtype, np.ascontiguousarray(data.swapaxes(1, 2)))
+
+    found = spoiled("modelopt nvfp4 experts", change)
+    assert rules(found) == {"part-shape": name}
+    assert found.findings[0].what == "has shape [4, 128, 16], not [4, 16, 128]"
+
+
+def test_a_scale_for_each_stacked_expert_is_as_good_as_one_for_all(spoiled):
+    def change(fake):
+        for name in (f"{STACK}_weight_scale_2", f"{STACK}_input_scale"):
+            fake.tensors[name] = ("F32", np.full(4, 0.02, np.float32))
+
+    assert rules(spoiled("modelopt nvfp4 experts", change)) == {}
+
+
+def _widen(fake) -> None:
+    """Leave the experts as they were."""
+    for full in list(fake.tensors):
+        if ".experts." in full:
+            del fake.tensors[full]
+        if full.endswith("experts.down_proj"):
+            fake.tensors[full] = ("BF16", bfloat16(np.ones((4, 256, 128))))
+
+
+def test_stacked_experts_that_were_left_alone_must_be_excluded(spoiled, tmp_path):
+    found = spoiled("modelopt fp8 experts", _widen)
+    assert rules(found) == {"layer-unquantized": STACK.replace("1", "0")}
+    fake = sound("modelopt fp8 experts")
+    _widen(fake)
+    experts = [f"model.layers.{number}.feed_forward.experts" for number in (0, 1)]
+    _exclude(fake, [*_beside(fake)["exclude_modules"], *experts])
+    assert rules(inspect(fake.write(tmp_path / "m"))) == {}
+
+
+def test_stacked_experts_that_a_class_of_modules_does_not_reach_are_told(spoiled):
+    """compressed-tensors' target Linear: experts in one tensor are no module of that class."""
+
+    def change(fake):
+        fake.tensors[STACK] = ("BF16", bfloat16(np.ones((4, 256, 128))))
+
+    found = spoiled("compressed fp8 dynamic", change)
+    assert rules(found) == {"layers-kept-silently": STACK}
+    assert found.sound
+
+
+@pytest.mark.parametrize("name", ["fp8 static", "fp8 static inv"])
+def test_scales_under_names_of_two_tools_in_one_checkpoint_are_found(spoiled, name):
+    here, there = ("input_scale", "activation_scale")[:: 1 if name == "fp8 static" else -1]
+
+    def change(fake):
+        fake.tensors[f"{LAYER}.{there}"] = fake.tensors.pop(f"{LAYER}.{here}")
+
+    assert rules(spoiled(name, change)) == {
+        "input-scale-missing": f"{LAYER}.{here}",
+        "part-stray": f"{LAYER}.{there}",
     }
 
 
@@ -263,7 +395,11 @@ def test_a_layer_stored_wider_than_declared_shows_in_the_size(spoiled):
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("modelopt fp8", "weight_scale"), ("modelopt nvfp4", "weight_scale_2")],
+    [
+        ("modelopt fp8", "weight_scale"),
+        ("modelopt nvfp4", "weight_scale_2"),
+        ("fp8 static inv", "weight_scale_inv"),
+    ],
 )
 def test_fused_projections_with_scales_of_their_own_are_told_once_for_all_layers(
     spoiled, name, part
@@ -272,6 +408,10 @@ def test_fused_projections_with_scales_of_their_own_are_told_once_for_all_layers
     assert rules(found) == {"scales-apart": "model.layers.0.self_attn.{q_proj,k_proj,v_proj}"}
     assert found.findings[0].what == f"have each their own {part} (2 such groups)"
     assert found.sound
+
+
+def test_tiles_of_fused_projections_have_scales_of_their_own(spoiled):
+    assert rules(spoiled("fp8 block", _reset("v_proj.weight_scale_inv", 0.5))) == {}
 
 
 def test_projections_that_nobody_fuses_may_have_scales_of_their_own(spoiled):
@@ -297,6 +437,7 @@ def test_one_nan_byte_among_block_scales_is_found(spoiled, byte):
         ("modelopt fp8", "_proj.weight_scale"),
         ("modelopt fp8", "_proj.input_scale"),
         ("compressed fp8", "_proj.input_scale"),
+        ("fp8 static inv", "_proj.activation_scale"),
     ],
 )
 def test_scales_that_are_all_one_are_found(spoiled, name, suffix):
@@ -317,6 +458,17 @@ def test_weights_that_were_never_written_are_found(spoiled):
         f"model.layers.{number}.mlp.down_proj.weight" for number in (0, 1)
     ]
     assert {f.rule for f in found.findings} == {"weights-zero"}
+    assert not found.sound
+
+
+@pytest.mark.parametrize("name", ["compressed mxfp4", "mxfp4"])
+def test_powers_of_two_that_were_never_written_are_found(spoiled, name):
+    """A file that was laid out and never filled: every byte is zero, which is a number in E8M0."""
+    found = spoiled(
+        name, _reset("down_proj_scales" if name == "mxfp4" else "down_proj.weight_scale", 0)
+    )
+    assert set(rules(found)) == {"scale-not-positive"}
+    assert "never written" in found.findings[0].what
     assert not found.sound
 
 
@@ -347,6 +499,78 @@ def test_kv_scales_that_are_all_one_are_found(spoiled, name):
     assert rules(found) == {"scale-ones": "every k_scale"}
     assert "fp8_cast" in found.findings[0].hint
     assert not found.sound
+
+
+def _made_by(fake, version, name="modelopt") -> None:
+    fake.files["hf_quant_config.json"]["producer"] = {"name": name, "version": version}
+
+
+def _reset_kv(fake, *, keys, values) -> None:
+    _reset("k_scale", keys)(fake)
+    _reset("v_scale", values)(fake)
+
+
+@pytest.mark.parametrize("version", ["0.42.0", "0.29.0", "0.9.1"])
+def test_kv_scales_that_an_old_modelopt_clamped_only_warn(spoiled, version):
+    def change(fake):
+        _reset_kv(fake, keys=1, values=1)
+        _made_by(fake, version)
+
+    found = spoiled("modelopt fp8", change)
+    assert [f.where for f in found.findings] == ["every k_scale", "every v_scale"]
+    assert {f.rule for f in found.findings} == {"scale-ones"}
+    assert f"clamped at 1 by ModelOpt {version}: what was" in found.findings[0].what
+    assert "0.43" in found.findings[0].hint
+    assert found.sound
+
+
+def test_kv_scales_that_an_old_modelopt_clamped_beside_larger_ones_only_warn(spoiled):
+    def change(fake):
+        _reset_kv(fake, keys=1.5, values=1)
+        _made_by(fake, "0.42.0")
+
+    found = spoiled("modelopt fp8", change)
+    assert rules(found) == {"scale-ones": "every v_scale"}
+    assert found.sound
+
+
+def test_an_old_modelopt_is_known_by_config_json_alone_too(spoiled):
+    def change(fake):
+        _reset_kv(fake, keys=1, values=1)
+        fake.declare(producer={"name": "modelopt", "version": "0.42.0"})
+
+    assert spoiled("modelopt flat", change).sound
+
+
+@pytest.mark.parametrize(
+    ("version", "name", "keys"),
+    [
+        ("0.43.0", "modelopt", 1),
+        ("0.47.0", "modelopt", 1),
+        ("1.0", "modelopt", 1),
+        ("", "modelopt", 1),
+        (None, "modelopt", 1),
+        ("0.42.0", "another", 1),
+        ("0.42.0", "modelopt", 0.012),  # which was not clamped: somebody wrote the ones
+    ],
+)
+def test_kv_scales_of_one_that_nobody_clamped_stop_the_line(spoiled, version, name, keys):
+    def change(fake):
+        _reset_kv(fake, keys=keys, values=1)
+        _made_by(fake, version, name)
+
+    found = spoiled("modelopt fp8", change)
+    assert set(rules(found)) == {"scale-ones"}
+    assert "nothing was calibrated" in found.findings[0].what
+    assert not found.sound
+
+
+def test_scales_of_weights_that_are_all_one_stop_the_line_whoever_wrote_them(spoiled):
+    def change(fake):
+        _reset("_proj.weight_scale", 1)(fake)
+        _made_by(fake, "0.42.0")
+
+    assert not spoiled("modelopt fp8", change).sound
 
 
 def test_a_kv_scale_that_is_missing_is_named(spoiled):
@@ -427,6 +651,20 @@ def test_a_missing_output_layer_is_found_where_nothing_is_tied(spoiled, tied, so
         fake.config["tie_word_embeddings"] = tied
 
     assert spoiled("unquantized", change).sound is sound_without
+
+
+@pytest.mark.parametrize("name", ["output", "lm_head", "transformer.output_layer", "embed_out"])
+def test_an_output_layer_is_known_by_each_of_its_names(spoiled, name):
+    def change(fake):
+        fake.tensors[f"{name}.weight"] = fake.tensors.pop(HEAD)
+        fake.config["tie_word_embeddings"] = False
+
+    assert rules(spoiled("unquantized", change)) == {}
+
+
+def test_a_projection_that_is_called_output_inside_a_layer_is_no_output_layer():
+    assert named_role("output") is Role.OUTPUT
+    assert named_role("encoder.layer.0.attention.output") is Role.LINEAR
 
 
 def test_a_decoder_layer_that_is_missing_is_named(spoiled):

@@ -18,6 +18,9 @@ FACTS = {
     "modelopt int4 awq": ("modelopt", "W4A16_AWQ", "W4A16", 128, True),
     "modelopt mixed": ("modelopt", "MIXED_PRECISION", "W8A8", 0, True),
     "modelopt flat": ("modelopt", "FP8", "W8A8KV8", 0, True),
+    "modelopt fp8 experts": ("modelopt", "FP8", "W8A8", 0, True),
+    "modelopt nvfp4 experts": ("modelopt", "NVFP4", "W4A4", 16, True),
+    "modelopt mixed experts": ("modelopt", "MIXED_PRECISION", "W8A8", 0, True),
     "compressed fp8": ("compressed-tensors", "FP8", "W8A8KV8", 0, True),
     "compressed fp8 dynamic": ("compressed-tensors", "FP8_DYNAMIC", "W8A8", 0, True),
     "compressed fp8 block": ("compressed-tensors", "FP8_BLOCK", "W8A8", 0, True),
@@ -35,7 +38,9 @@ FACTS = {
     "bitsandbytes nf4 double": ("bitsandbytes", "BNB_NF4", "W4A16", 64, True),
     "hqq": ("hqq", "HQQ_INT4", "W4A16", 64, False),
     "fp8 block": ("fp8", "FP8_BLOCK_SCALES", "W8A8", 128, True),
+    "fp8 block experts": ("fp8", "FP8_BLOCK_SCALES", "W8A8", 128, True),
     "fp8 static": ("fp8", "FP8", "W8A8", 0, True),
+    "fp8 static inv": ("fp8", "FP8", "W8A8", 0, True),
     "fp8 dynamic": ("fp8", "FP8", "W8A8", 0, True),
     "mxfp4": ("mxfp4", "MXFP4", "W4A16", 32, True),
 }
@@ -60,6 +65,10 @@ def test_each_method_is_told_in_our_words(opened, name):
     assert facts == FACTS[name]
     assert known.recipe.scheme == known.scheme
     assert known.quantized is (name != "unquantized")
+
+
+def test_runtimes_that_do_not_read_stacked_experts_are_left_out(opened):
+    assert recognize(opened("modelopt fp8 experts")).runtimes == ("trtllm", "vllm")
 
 
 def test_every_known_method_has_a_fake():

@@ -88,11 +88,16 @@ def test_a_token_beyond_the_embedding_stops_the_line(spoiled):
     found = spoiled("unquantized", lambda fake: fake.config.update(vocab_size=4000))
     assert rules(found)["vocabulary-too-large"] == "tokenizer.json"
     assert "has token 4095, but the model has 4000 rows" in found.findings[0].what
+    assert not found.sound
 
 
-def test_an_added_token_beyond_the_embedding_is_found_too(tmp_path):
+def test_an_added_token_beyond_the_embedding_only_warns(tmp_path):
+    """google/gemma-3-1b-it: its <image_soft_token> is token 262144 of 262144 rows."""
     path = sound("unquantized").write(tmp_path / "m")
     data = json.loads((path / "tokenizer.json").read_text())
-    data["added_tokens"].append({"id": 9999, "content": "<|more|>"})
+    data["added_tokens"].append({"id": 4096, "content": "<image_soft_token>"})
     (path / "tokenizer.json").write_text(json.dumps(data))
-    assert "token 9999" in inspect(path).findings[0].what
+    found = inspect(path)
+    assert rules(found) == {"vocabulary-too-large": "tokenizer.json"}
+    assert "has the added token 4096, but the model has 4096 rows" in found.findings[0].what
+    assert found.sound

@@ -2,12 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from builders.autopsy import RULES, inspect
-from fakes.quantized import SOUND, sound
+from builders.checkpoint import Checkpoint
+from fakes.quantized import SOUND, mixture, sound
 
 FLAT = {"declaration-beside-missing"}  # config.json alone: some readers miss the KV cache's format
+
+MIXTURES = ("mxfp4", "experts")  # which have another base
 
 
 @pytest.mark.parametrize("name", SOUND)
@@ -17,7 +21,7 @@ def test_a_sound_checkpoint_has_no_finding(tmp_path, name):
     assert inspection.sound
 
 
-@pytest.mark.parametrize("name", [name for name in SOUND if name != "mxfp4"])
+@pytest.mark.parametrize("name", [name for name in SOUND if not name.endswith(MIXTURES)])
 def test_a_sound_checkpoint_agrees_with_its_base(tmp_path, base, name):
     inspection = inspect(sound(name).write(tmp_path / "m"), base=base)
     assert {f.rule for f in inspection.findings} == (FLAT if name == "modelopt flat" else set())
@@ -43,6 +47,31 @@ def test_stacked_experts_are_counted_by_their_projection(tmp_path):
     counts = inspect(sound("mxfp4").write(tmp_path / "m")).counts
     told = {(one.layer, one.format): one.parameters for one in counts}
     assert told["experts.gate_up_proj", "MXFP4"] == 2 * 4 * 512 * 128
+
+
+@pytest.mark.parametrize("name", [name for name in SOUND if name.endswith("experts")])
+def test_stacked_experts_agree_with_their_base(tmp_path, name):
+    original = mixture()
+    if name == "fp8 block experts":  # its models stack (experts, out, in)
+        for full, (dtype, data) in original.tensors.items():
+            turned = np.ascontiguousarray(data.swapaxes(-1, -2)) if "experts" in full else data
+            original.tensors[full] = (dtype, turned)
+    base = Checkpoint.open(original.write(tmp_path / "base"))
+    assert inspect(sound(name).write(tmp_path / "m"), base=base).findings == ()
+
+
+def test_stacked_experts_that_nobody_quantized_are_sound(tmp_path):
+    found = inspect(mixture().write(tmp_path / "m"))
+    assert found.findings == ()
+    assert ("experts.down_proj", "BF16") in {(one.layer, one.format) for one in found.counts}
+
+
+@pytest.mark.parametrize("name", ["modelopt fp8 experts", "modelopt nvfp4 experts"])
+def test_all_experts_of_a_stack_are_counted(tmp_path, name):
+    counts = inspect(sound(name).write(tmp_path / "m")).counts
+    told = {one.layer: one.parameters for one in counts}
+    assert told["experts.gate_up_proj"] == 2 * 4 * 512 * 128
+    assert told["experts.down_proj"] == 2 * 4 * 128 * 256
 
 
 def test_the_whole_examination_is_plain_json(tmp_path):

@@ -78,6 +78,22 @@ def test_powers_of_two_are_judged(look):
     assert look("U8", np.full(64, 127, np.uint8)).ones
 
 
+@pytest.mark.parametrize("dtype", ["U8", "F8_E8M0"])
+def test_powers_of_two_that_were_never_written_are_told_from_a_block_of_zeros(look, dtype):
+    data = np.zeros((64, 4), np.uint8)
+    assert look(dtype, data).problem == "least"
+    data[5, 2] = 120
+    assert look(dtype, data).problem == ""
+
+
+def test_powers_of_two_are_never_written_only_if_no_chunk_holds_one(look):
+    data = np.zeros(9 << 20, np.uint8)
+    assert look("U8", data).problem == "least"
+    data[-1] = 120
+    assert look("U8", data).problem == ""
+    assert look("U8", data, whole=False).problem == ""
+
+
 def test_a_magnitude_may_be_zero_but_not_nan(look):
     assert look("F32", floats("F32", [0.0, 1.0]), judge=Judge.MAGNITUDE).problem == ""
     assert look("F32", floats("F32", [np.nan]), judge=Judge.MAGNITUDE).problem == "nan"
@@ -114,4 +130,36 @@ def test_weights_that_are_zero_in_part_are_not_called_zero(tmp_path):
     fake = sound("unquantized")
     data = fake.tensors["model.embed_tokens.weight"][1]
     data[:3000] = 0
+    assert rules(inspect(fake.write(tmp_path / "m"))) == {}
+
+
+@pytest.mark.parametrize("wide", [256, 8192])  # read whole, and by pieces
+@pytest.mark.parametrize(
+    ("part", "told"), [(slice(None, 48), True), (slice(16, None), True), (slice(40, None), False)]
+)
+def test_a_linear_weight_that_is_zero_in_large_part_warns(tmp_path, wide, part, told):
+    fake = sound("unquantized")
+    data = bfloat16(np.ones((64, wide)))
+    data[part] = 0
+    fake.tensors[f"{LAYER}.weight"] = ("BF16", data)
+    found = inspect(fake.write(tmp_path / "m"))
+    assert rules(found) == ({"weights-zero-in-part": f"{LAYER}.weight"} if told else {})
+    assert found.sound
+
+
+def test_rows_of_zeros_that_lie_apart_are_counted(tmp_path):
+    fake = sound("modelopt fp8")
+    data = np.zeros((1024, 256), np.uint8)
+    data[::16] = 7  # 94 of 100 rows are lost
+    fake.tensors[f"{LAYER}.weight"] = ("F8_E4M3", data)
+    found = inspect(fake.write(tmp_path / "m"))
+    assert rules(found) == {"weights-zero-in-part": f"{LAYER}.weight"}
+    assert found.findings[0].what == "is zero in 94% of what was looked at"
+
+
+def test_weights_that_were_pruned_two_in_four_are_sound(tmp_path):
+    fake = sound("unquantized")
+    for name, (_, data) in fake.tensors.items():
+        if "_proj" in name:
+            data[:, ::4] = data[:, 1::4] = 0
     assert rules(inspect(fake.write(tmp_path / "m"))) == {}

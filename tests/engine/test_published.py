@@ -141,6 +141,37 @@ def test_a_kv_cache_under_its_other_name_computes_the_same(
     assert not torch.equal(before, logits(make_engine(uncached, dtype=Format.FP32)))
 
 
+FP8_LINEAR = {"weight_scale": "weight_scale_inv", "input_scale": "activation_scale"}
+
+
+@pytest.mark.parametrize("names", [{}, FP8_LINEAR], ids=["vllm", "transformers"])
+def test_a_scale_a_tensor_under_either_name_computes_the_same(
+    checkpoint, make_engine, texts, tmp_path, names
+):
+    path = exported(checkpoint, "fp8", texts, tmp_path / "ours")
+    tensors = read_safetensors(path / "model.safetensors")
+    for name, (dtype, data) in tensors.items():
+        if name.endswith("q_proj.input_scale"):  # whose siblings then round otherwise
+            tensors[name] = (dtype, data * np.float32(3))
+    write_safetensors(path / "model.safetensors", tensors)
+    before = logits(make_engine(path, dtype=Format.FP32))
+    for name in [name for name in tensors if name.rpartition(".")[2] in names]:
+        module, _, part = name.rpartition(".")
+        tensors[f"{module}.{names[part]}"] = tensors.pop(name)
+    write_safetensors(path / "model.safetensors", tensors)
+    (path / "hf_quant_config.json").unlink()
+    declare(path, {"quant_method": "fp8", "activation_scheme": "static"})
+    after = logits(make_engine(path, dtype=Format.FP32))
+    assert torch.equal(before, after)
+    assert before.abs().max() > 0
+
+
+@pytest.mark.parametrize("name", ["input_scale", "activation_scale"])
+def test_tiles_may_have_one_scale_for_all_that_comes_in(name):
+    rounding = published.READERS["FP8_BLOCK_SCALES"].rounding({name: torch.tensor(0.5)}, 128)
+    assert rounding(torch.tensor([[0.26, 1.0]]))[0].tolist() == [[0.25, 1.0]]
+
+
 def test_int8_activations_are_rounded_by_each_tokens_largest_value():
     make = published.READERS["W8A8"].rounding
     values = torch.tensor([[127.0, -3.4, 0.6], [0.0, 0.0, 0.0]])

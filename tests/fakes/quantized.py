@@ -312,6 +312,12 @@ def _fp8_plain(o, i, rng):
     return {"weight": _codes((o, i), "F8_E4M3", rng), "weight_scale": _scale((), "F32", rng)}
 
 
+def _fp8_linear(o, i, rng):
+    """As transformers' FP8Linear names what `_fp8` has."""
+    names = {"weight_scale": "weight_scale_inv", "input_scale": "activation_scale"}
+    return {names.get(name, name): part for name, part in _fp8(o, i, rng).items()}
+
+
 def _gpt_oss() -> Fake:
     """Experts stacked and named as in GPT-OSS; attention, router and embeddings left alone."""
     made, rng = model(), np.random.default_rng(9)
@@ -334,6 +340,78 @@ def _gpt_oss() -> Fake:
             made.tensors[f"{at_name}_blocks"] = _codes((experts, o, i // 32, 16), "U8", rng)
             made.tensors[f"{at_name}_scales"] = _scale((experts, o, i // 32), "U8", rng)
             made.tensors[f"{at_name}_bias"] = ("BF16", bfloat16(rng.standard_normal((experts, o))))
+    return made
+
+
+_EXPERTS = 4
+
+
+def _stack(made: Fake, layer: Callable) -> Fake:
+    """Replace the MLPs by experts, stacked as Llama 4 has them: (experts, in, out), no modules.
+
+    ``layer(e, o, i, rng)`` makes the tensors of one projection.
+    """
+    rng, (hidden, wide) = np.random.default_rng(11), (SIZES.hidden, SIZES.intermediate)
+    for name in [name for name in made.tensors if ".mlp." in name]:
+        del made.tensors[name]
+    for number in range(SIZES.layers):
+        at = f"model.layers.{number}.feed_forward"
+        router = bfloat16(rng.standard_normal((_EXPERTS, hidden)))
+        made.tensors[f"{at}.router.weight"] = ("BF16", router)
+        for name, o, i in (("gate_up_proj", 2 * wide, hidden), ("down_proj", hidden, wide)):
+            for suffix, tensor in layer(_EXPERTS, o, i, rng).items():
+                made.tensors[f"{at}.experts.{name}{suffix}"] = tensor
+    return made
+
+
+def mixture() -> Fake:
+    """The unquantized model with stacked experts; to be looked at, no model of transformers."""
+
+    def layer(e, o, i, rng):
+        return {"": ("BF16", bfloat16(rng.standard_normal((e, i, o)) / i**0.5))}
+
+    return _stack(model(), layer)
+
+
+def _fp8_experts(e, o, i, rng):
+    return {
+        "": _codes((e, i, o), "F8_E4M3", rng),
+        "_weight_scale": _scale((), "F32", rng),
+        "_input_scale": _scale((), "F32", rng),
+    }
+
+
+def _nvfp4_experts(e, o, i, rng):
+    return {
+        "": _codes((e, i // 2, o), "U8", rng),
+        "_weight_scale": _scale((e, i // 16, o), "F8_E4M3", rng),
+        "_weight_scale_2": _scale((), "F32", rng),
+        "_input_scale": _scale((), "F32", rng),
+    }
+
+
+def _tiles_experts(e, o, i, rng):
+    grid = (e, -(-o // 128), -(-i // 128))
+    return {"": _codes((e, o, i), "F8_E4M3", rng), "_scale_inv": _scale(grid, "F32", rng)}
+
+
+def _modelopt_stacked(algorithm: str, layer: Callable, experts: Callable, group: int = 0) -> Fake:
+    made = _stack(_modelopt(algorithm, layer, group=group), experts)
+    kept = [*KEPT, *(f"model.layers.{n}.feed_forward.router" for n in range(SIZES.layers))]
+    made.files["hf_quant_config.json"]["quantization"]["exclude_modules"] = kept
+    made.declare(ignore=kept)
+    return made
+
+
+def _modelopt_mixed_stacked() -> Fake:
+    """Attention in FP8, experts in NVFP4: named by the module that holds them, as ModelOpt does."""
+    made = _stack(_modelopt_mixed(), _nvfp4_experts)
+    layers = made.config["quantization_config"]["quantized_layers"]
+    for name in [name for name in layers if ".mlp." in name]:
+        del layers[name]
+    for number in range(SIZES.layers):
+        at = f"model.layers.{number}.feed_forward.experts"
+        layers[at] = {"quant_algo": "NVFP4", "group_size": 16}
     return made
 
 
@@ -375,6 +453,9 @@ SOUND: dict[str, Callable[[], Fake]] = {
     "modelopt int4 awq": lambda: _modelopt("W4A16_AWQ", _modelopt_awq, group=128),
     "modelopt mixed": _modelopt_mixed,
     "modelopt flat": _flat_only,
+    "modelopt fp8 experts": lambda: _modelopt_stacked("FP8", _fp8, _fp8_experts),
+    "modelopt nvfp4 experts": lambda: _modelopt_stacked("NVFP4", _nvfp4, _nvfp4_experts, 16),
+    "modelopt mixed experts": _modelopt_mixed_stacked,
     "compressed fp8": lambda: _kv(
         _compressed(
             "float-quantized",
@@ -448,8 +529,15 @@ SOUND: dict[str, Callable[[], Fake]] = {
         },
         _tiles,
     ),
+    "fp8 block experts": lambda: _stack(
+        _quantize({"quant_method": "fp8", "weight_block_size": [128, 128]}, _tiles), _tiles_experts
+    ),
     "fp8 static": lambda: _quantize(
         {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}, _fp8
+    ),
+    "fp8 static inv": lambda: _quantize(
+        {"quant_method": "fp8", "activation_scheme": "static", "weight_block_size": None},
+        _fp8_linear,
     ),
     "fp8 dynamic": lambda: _quantize(
         {"quant_method": "fp8", "activation_scheme": "dynamic"}, _fp8_plain
@@ -460,7 +548,7 @@ SOUND: dict[str, Callable[[], Fake]] = {
 
 def sound(name: str) -> Fake:
     """Return a sound checkpoint of a method, to be written as it is or spoiled first."""
-    return SOUND[name]()
+    return (SOUND | {"unquantized experts": mixture})[name]()
 
 
 def rules(inspection: Inspection) -> dict[str, str]:

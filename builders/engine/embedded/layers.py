@@ -14,7 +14,7 @@ from builders.errors import ToolError
 from builders.numerics import packed, published
 from builders.numerics.readers import READERS, Parts, Reader
 
-_OF_INPUTS: Final = ("pre_quant_scale", "input_scale", "input_global_scale")
+_OF_INPUTS: Final = ("pre_quant_scale", "input_scale", "activation_scale", "input_global_scale")
 FOREIGN: Final[Mapping[str, Reader]] = {**packed.READERS, **published.READERS}
 
 
