@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from builders import files
+from builders.autopsy.modelopt import BESIDE
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress
@@ -35,7 +36,7 @@ def declares(source: Checkpoint, key: str) -> str:
 
     `hf_quant_config.json` wins where both files declare something, as TensorRT-LLM has it.
     """
-    beside = source.path / "hf_quant_config.json"
+    beside = source.path / BESIDE
     table: object = source.quantization
     if beside.is_file():
         table = read_object(beside).get("quantization")

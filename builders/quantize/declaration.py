@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from builders import files
+from builders.autopsy import modelopt
 from builders.checkpoint import read_header
 
-BESIDE: Final = "hf_quant_config.json"
+BESIDE: Final = modelopt.BESIDE
 
 
 def complete(out: Path, kept: Iterable[str]) -> None:

@@ -6,8 +6,8 @@ from typing import Final
 
 from builders.checkpoint import Checkpoint
 from builders.progress import Progress
-from builders.quantize import worker
-from builders.quantize.calibration import Corpus, Document
+from builders.quantize import chat, worker
+from builders.quantize.calibration import Corpus
 from builders.quantize.shapes import ALWAYS, is_kept, matrices, quantized
 from builders.recipe import Recipe
 
@@ -41,7 +41,7 @@ def quantize(
         "bits": recipe.weights.bits,
         "group": recipe.group or _GROUP,
         "kept": [name for name in others if not is_kept(name, ALWAYS)],
-        "documents": [_document(one) for one in corpus.chosen] if corpus else [],
+        "documents": _documents(checkpoint, corpus) if corpus else [],
         "length": min(corpus.length, checkpoint.context) if corpus else 0,
     }
     worker.run(ENVIRONMENT, worker.script("gptqmodel_worker"), job, progress)
@@ -50,8 +50,16 @@ def quantize(
             path.unlink()
 
 
-def _document(document: Document) -> Mapping[str, object]:
-    if document.messages:
-        messages = [{"role": role, "content": content} for role, content in document.messages]
-        return {"place": document.place, "messages": messages}
-    return {"place": document.place, "text": document.text}
+def _documents(checkpoint: Checkpoint, corpus: Corpus) -> list[Mapping[str, object]]:
+    """Return texts; a rendered conversation has the special tokens that it wants already.
+
+    Templates are programs of strangers: they are rendered here, where they have limits.
+    """
+    told = [document for document in corpus.chosen if document.messages]
+    rendered = iter(chat.render(checkpoint, told))
+    return [
+        {"text": next(rendered), "special": False}
+        if document.messages
+        else {"text": document.text, "special": True}
+        for document in corpus.chosen
+    ]

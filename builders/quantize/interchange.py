@@ -15,6 +15,7 @@ from typing import Final
 from builders import files
 from builders.checkpoint import Checkpoint, read_header
 from builders.quantize import further
+from builders.quantize.declaration import BESIDE
 
 # What a model directory holds beside weights and config.json that readers look for.
 COPIED: Final = (
@@ -38,7 +39,6 @@ COPIED: Final = (
     "LICENSE*",
     "NOTICE*",
 )
-_BESIDE: Final = "hf_quant_config.json"  # ModelOpt's own declaration, beside config.json
 # Keys that lead elsewhere: a path on the machine that saved it, and code that we never run.
 _DROPPED: Final = frozenset({"_name_or_path", "auto_map", "custom_pipelines"})
 
@@ -53,10 +53,10 @@ def finish(source: Checkpoint, out: Path) -> None:
     config = settings(source.config, exported)
     config["quantization_config"] = exported["quantization_config"]
     files.write_atomic(out / "config.json", json.dumps(config, indent=2) + "\n")
-    if (out / _BESIDE).is_file():
-        beside = _read(out / _BESIDE)
+    if (out / BESIDE).is_file():
+        beside = _read(out / BESIDE)
         beside["quantization"] = _truthful(beside["quantization"], out)
-        files.write_atomic(out / _BESIDE, json.dumps(beside, indent=2) + "\n")
+        files.write_atomic(out / BESIDE, json.dumps(beside, indent=2) + "\n")
     _copy(source.path, out)
     for path in sorted(out.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -254,14 +255,159 @@ def test_closing_cancels_what_runs_and_refuses_what_comes(checkpoint, make_engin
     model.close()
 
 
-def test_a_failure_while_computing_ends_all_answers_with_the_reason(checkpoint, make_engine):
+@pytest.fixture
+def own(checkpoint, make_engine):
+    """The tiny Llama once more, to be spoiled."""
     with Embedded.load(make_engine(checkpoint, dtype=Format.FP32), device="cpu") as model:
-        model._loaded.module.model.norm.weight.data[3] = torch.nan
-        heard = asked(model, ["def", "class"], max_tokens=5)
+        yield model
+
+
+def unused(model, **sampling):
+    """Return a token that none of these answers has."""
+    met = {0, *model.eos}
+    for i, prompt in enumerate(PROMPTS):
+        heard = answer(model, prompt, **{"seed": i} | sampling)
+        met |= {*model.tokenize(prompt), *heard.tokens}
+    return max(set(range(model.vocabulary)) - met)
+
+
+def spoil(model, token):
+    """Let whatever has read this token come to nothing."""
+    model._loaded.module.model.embed_tokens.weight.data[token] = torch.nan
+
+
+def plant(model, fault):
+    """Let ``fault`` look at what goes into the second layer."""
+    layer = model._loaded.module.model.layers[1]
+    layer.register_forward_pre_hook(lambda _, inputs: fault(inputs[0]))
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_end_one_answer_and_no_other(tiny, own, temperature):
+    """Seven requests on three rows, one in their middle spoiled; each other answer is its own."""
+    sampling = {"max_tokens": 20, "ignore_eos": True, "temperature": temperature}
+    expected = [answer(tiny, p, **{"seed": i} | sampling).tokens for i, p in enumerate(PROMPTS)]
+    bad = unused(tiny, **sampling)
+    spoil(own, bad)
+    wanted = [*PROMPTS[:2], [bad] * 9, *PROMPTS[2:]]
+    heard = [Heard() for _ in wanted]
+    tickets = [
+        own.submit(prompt, Sampling(**{"seed": i - (i > 2)} | sampling), heard[i])
+        for i, prompt in enumerate(wanted)
+    ]
+    assert all(ticket.wait(60) for ticket in tickets)
+    spoiled = heard.pop(2)
+    assert [chunk.finish_reason for chunk in spoiled.chunks] == ["error"]
+    assert "not numbers" in spoiled.chunks[-1].error
+    assert [h.tokens for h in heard] == expected
+    assert not own.broken
+
+
+def test_who_gets_the_row_of_a_spoiled_request_reads_nothing_of_it(tiny, own):
+    """What is masked has no weight, and no weight times NaN is NaN."""
+    sampling = {"max_tokens": 20, "ignore_eos": True}
+    expected = [answer(tiny, prompt, **sampling).tokens for prompt in ("def", [5] * 90)]
+    bad = unused(tiny, **sampling)
+    spoil(own, bad)
+    assert answer(own, [bad] * 100, **sampling).reason == "error"
+    assert [h.tokens for h in asked(own, ["def", [5] * 90], **sampling)] == expected
+
+
+def test_an_answer_that_is_spoiled_on_the_way_ends_with_an_error(tiny, own):
+    """A client that streams has heard the beginning, and must not take it for the whole."""
+    made = answer(tiny, "def", max_tokens=20, ignore_eos=True).tokens
+    known = {*tiny.tokenize("def"), made[0]}
+    new = next(i for i, token in enumerate(made) if token not in known)
+    spoil(own, made[new])
+    heard = answer(own, "def", max_tokens=20, ignore_eos=True)
+    assert heard.tokens == made[: new + 1]
+    assert (heard.reason, heard.chunks[-1].token_ids) == ("error", ())
+
+
+def test_a_model_that_computes_no_numbers_at_all_says_so_to_each(own):
+    own._loaded.module.model.norm.weight.data[3] = torch.nan
+    for _ in range(2):
+        heard = asked(own, ["def", "class"], max_tokens=5)
         assert {h.reason for h in heard} == {"error"}
-        assert "not numbers" in heard[0].chunks[-1].error
-        with pytest.raises(BuildersError, match="failed while it computed"):
-            model.submit("def", Sampling(), lambda chunk: None)
+        assert all("not numbers" in h.chunks[-1].error for h in heard)
+
+
+def test_a_prompt_that_memory_does_not_hold_fails_alone_and_gives_back_what_it_took(tiny, own):
+    left = []
+
+    def full(hidden):
+        if hidden.shape[1] > 50:
+            left.append(weakref.ref(hidden))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    plant(own, full)
+    sampling = {"max_tokens": 20, "ignore_eos": True}
+    expected = [answer(tiny, prompt, **sampling).tokens for prompt in PROMPTS]
+    heard = [Heard() for _ in PROMPTS]
+    tickets = [own.submit(p, Sampling(**sampling), h) for p, h in zip(PROMPTS, heard, strict=True)]
+    large = answer(own, [5] * 60, **sampling)
+    assert (large.reason, large.tokens) == ("error", [])
+    assert "no memory left" in large.chunks[-1].error
+    assert [ref() for ref in left] == [None]
+    assert all(ticket.wait(60) for ticket in tickets)
+    assert [h.tokens for h in heard] == expected
+    assert [answer(own, prompt, **sampling).tokens for prompt in PROMPTS] == expected
+
+
+def test_where_a_step_finds_no_memory_one_request_makes_room_for_the_others(tiny, own):
+    """And those that wait are not let in to the same end."""
+
+    def full(hidden):
+        if hidden.shape[:2] == (3, 1):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    plant(own, full)
+    sampling = {"max_tokens": 20, "ignore_eos": True}
+    with held(own):
+        heard = [Heard() for _ in PROMPTS]
+        tickets = [
+            own.submit(prompt, Sampling(**sampling), sink)
+            for prompt, sink in zip(PROMPTS, heard, strict=True)
+        ]
+    assert all(ticket.wait(60) for ticket in tickets)
+    assert sorted(h.reason for h in heard) == ["error"] + ["length"] * 5
+    for prompt, h in zip(PROMPTS, heard, strict=True):
+        if h.reason == "length":
+            assert h.tokens == answer(tiny, prompt, **sampling).tokens
+
+
+def test_a_failure_of_the_engine_ends_all_answers_with_the_reason(own):
+    def broken(hidden):
+        raise RuntimeError("an illegal memory access was encountered")
+
+    assert answer(own, "def", max_tokens=2, ignore_eos=True).reason == "length"
+    assert own.broken == ""
+    with held(own) as release:
+        plant(own, broken)
+        heard = [Heard() for _ in range(4)]
+        tickets = [own.submit("def", Sampling(max_tokens=5), sink) for sink in heard]
+        release.set()
+        assert all(ticket.wait(60) for ticket in tickets)
+    assert [h.reason for h in heard] == ["error"] * 4
+    assert all("illegal memory access" in h.chunks[-1].error for h in heard)
+    assert "failed while it computed" in own.broken
+    with pytest.raises(BuildersError, match="failed while it computed"):
+        own.submit("def", Sampling(), lambda chunk: None)
+
+
+def test_a_failure_while_text_is_made_leaves_nobody_waiting(own, monkeypatch):
+    """The text that is held back cannot be made either, and the error is told all the same."""
+
+    def broken(tokens):
+        raise RuntimeError("no such token")
+
+    with held(own) as release:
+        heard = [Heard() for _ in range(4)]
+        tickets = [own.submit("def", Sampling(max_tokens=9), sink) for sink in heard]
+        monkeypatch.setattr(own._tokenizer, "decode", broken)
+        release.set()
+        assert all(ticket.wait(60) for ticket in tickets)
+    assert [h.reason for h in heard] == ["error"] * 4
 
 
 def test_scoring_and_generating_share_a_model_from_many_threads(tiny):

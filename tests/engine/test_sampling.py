@@ -50,3 +50,14 @@ def test_a_low_temperature_takes_the_likeliest():
 def test_a_wrong_value_is_named(wrong):
     with pytest.raises(UsageError, match=next(iter(wrong))):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("temperature", [1e-6, 1e-3])
+def test_a_low_temperature_makes_numbers_of_large_logits(temperature):
+    chooser = Chooser(Sampling(temperature=temperature))
+    assert chooser.choose(torch.tensor([1e30, -torch.inf, 9e30, 0.0])) == 2
+
+
+@pytest.mark.parametrize(("temperature", "greedy"), [(1e-46, True), (1e-7, True), (1e-6, False)])
+def test_a_temperature_that_float32_cannot_divide_by_is_none(temperature, greedy):
+    assert Chooser(Sampling(temperature=temperature)).greedy == greedy

@@ -4,6 +4,7 @@ The worker's library is in an environment of its own; where that is ready, the r
 """
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from builders.environment import Environment
 from builders.errors import PlanError, ToolError, UsageError
 from builders.home import Home
 from builders.progress import silent
-from builders.quantize import gptqmodel, quantize, worker
+from builders.quantize import quantize, worker
+from builders.quantize.calibration import Corpus
+from builders.quantize.rows import tokenize
 from builders.recipe import Calibration, shipped
 from fakes.checkpoints import tiny_llama, tiny_mixtral, tiny_qwen2, tiny_qwen3_moe
 from fakes.environments import ready
@@ -64,7 +67,7 @@ def test_the_job_says_everything_that_the_worker_needs(stand_in, source, calibra
     assert (job["method"], job["bits"], job["group"], job["desc_act"]) == ("gptq", 4, 128, True)
     assert job["kept"] == [f"model.layers.1.mlp.{n}_proj" for n in ("down", "gate", "up")]
     assert len(job["documents"]) == 16
-    assert job["documents"][0].keys() == {"place", "text"}
+    assert {document["special"] for document in job["documents"]} == {True}
     assert job["length"] == 64
     assert made.config["quantization_config"]["desc_act"] is True
 
@@ -77,21 +80,42 @@ def test_awq_names_what_it_left_alone_in_the_words_of_its_readers(
     assert said["modules_to_not_convert"] == ["lm_head", "model.layers.1.mlp.up_proj"]
 
 
-def test_chat_messages_travel_as_they_are(stand_in, source, tmp_path):
-    from builders.quantize.calibration import Corpus
-
+def told(tmp_path, template):
+    """Return a model with this chat template, and a file with a conversation beside a text."""
+    model = Checkpoint.open(tiny_llama(tmp_path / "m", layers=1))
+    (model.path / "chat_template.jinja").write_text(template)
     file = tmp_path / "chat.jsonl"
-    said = {"messages": [{"role": "user", "content": "hello"}]}
-    file.write_text(json.dumps(said) + "\n")
-    corpus = Corpus.read(Calibration(files=(file,)))
-    out = tmp_path / "out"
-    out.mkdir()
-    gptqmodel.quantize(
-        source, shipped()["gptq_int4"], corpus, out, silent, {"method": "gptq", "desc_act": False}
-    )
-    (document,) = json.loads((out / "job.json").read_text())["documents"]
-    assert document["messages"] == said["messages"]
-    assert document["place"].endswith("chat.jsonl:1")
+    said = [{"messages": [{"role": "user", "content": "hello"}]}, {"text": "Return the list."}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in said))
+    return model, Calibration(files=(file,), length=64)
+
+
+@pytest.mark.slow
+def test_conversations_reach_the_worker_as_texts_and_become_the_tokens_of_other_recipes(
+    stand_in, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("GPTQMODEL_CPU_WORKERS", "2")  # which importing the worker would set
+    from builders.quantize.envs import gptqmodel_worker
+
+    model, calibration = told(tmp_path, "{% for m in messages %}{{ m.content }}</s>{% endfor %}")
+    made = run(model, shipped()["gptq_int4"], calibration, tmp_path / "out")
+    job = json.loads((made.path / "job.json").read_text())
+    assert {"text": "hello</s>", "special": False} in job["documents"]
+    assert {"text": "Return the list.", "special": True} in job["documents"]
+    rows = [row["input_ids"] for row in gptqmodel_worker.tokens(job)]
+    corpus = Corpus.read(calibration)
+    assert rows == tokenize(model, corpus, vocabulary=model.config["vocab_size"])
+
+
+@pytest.mark.slow
+def test_a_chat_template_that_never_ends_is_stopped_before_the_worker_starts(stand_in, tmp_path):
+    endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    model, calibration = told(tmp_path, endless)
+    before = time.monotonic()
+    with pytest.raises(UsageError, match=r"chat\.jsonl:1: the chat template .* 5 seconds"):
+        run(model, shipped()["gptq_int4"], calibration, tmp_path / "out")
+    assert time.monotonic() - before < 60
+    assert not list((tmp_path / "out").iterdir())
 
 
 @pytest.mark.parametrize("name", RECIPES)

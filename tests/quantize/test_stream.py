@@ -54,6 +54,13 @@ def made(source, recipe, out, memory, **workspace):
     return out
 
 
+def test_what_is_planned_to_be_streamed_is_what_can_be_and_every_shipped_way_is_tried():
+    """The plan knows the names without loading torch; each has a way, and a recipe below."""
+    from builders.quantize.stream import WAYS
+
+    assert WAYS.keys() == STREAMED == {recipe.preset for recipe in RECIPES.values()}
+
+
 def same(one, other):
     names = sorted(path.name for path in one.iterdir())
     assert names == sorted(path.name for path in other.iterdir())

@@ -6,6 +6,7 @@ import time
 import urllib.request
 
 import pytest
+from tokenizers import Tokenizer
 
 from builders import engine, render, serve
 from builders.bundle import Tree
@@ -14,7 +15,7 @@ from builders.errors import ToolError, UsageError
 from builders.formats import Format
 from builders.progress import silent
 from builders.serve import http
-from fakes.checkpoints import tiny_llama
+from fakes.checkpoints import read_safetensors, tiny_llama, write_safetensors
 
 pytestmark = pytest.mark.slow
 CONTEXT = 2048
@@ -25,8 +26,9 @@ def repository(tmp_path_factory):
     return made(tmp_path_factory.mktemp("embedded"))
 
 
-def made(root, **settings):
+def made(root, *, spoil=lambda checkpoint: None, **settings):
     checkpoint = tiny_llama(root / "checkpoint", context=CONTEXT)
+    spoil(checkpoint)
     settings = EngineSettings(context=CONTEXT, concurrency=1, **settings)
     (root / "engine").mkdir()
     engine.build("embedded", checkpoint, settings, root / "engine", silent)
@@ -212,3 +214,25 @@ def test_an_engine_that_is_damaged_is_named_in_the_error(repository, tmp_path):
         serve.tritonserver(damaged.parent, log=tmp_path / "log"),
     ):
         pass
+
+
+def no_numbers_for(text):
+    """Return what lets a model compute no numbers once it has read the last token of a text."""
+
+    def spoil(checkpoint):
+        token = Tokenizer.from_file(str(checkpoint / "tokenizer.json")).encode(text).ids[-1]
+        tensors = read_safetensors(checkpoint / "model.safetensors")
+        tensors["model.embed_tokens.weight"][1][token] = 0x7FC0  # bfloat16's NaN
+        write_safetensors(checkpoint / "model.safetensors", tensors)
+
+    return spoil
+
+
+def test_logits_that_are_no_numbers_are_an_error_to_each_client_and_the_next_is_answered(tmp_path):
+    repository = made(tmp_path, spoil=no_numbers_for("~"))
+    with serve.tritonserver(repository, log=tmp_path / "triton.log") as running:
+        for way in (stream, generate):
+            with pytest.raises(ToolError, match="logits that are not numbers"):
+                way(running, "~")
+            assert way(running, "The module", max_tokens=4)
+        assert http.ready(running.http_url)

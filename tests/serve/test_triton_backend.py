@@ -25,6 +25,7 @@ class Echo:
     """Answers with the prompt's words, one a token, when it is told to go on."""
 
     context = 16
+    broken = ""
 
     def __init__(self, *, prompt_run=True):
         self.asked, self.sinks, self.closed = [], [], False
@@ -278,3 +279,21 @@ def test_the_engine_beside_the_model_is_loaded_where_triton_says(
     model.finalize()
     assert loaded == [(tmp_path / "1" / "engine", device)]
     assert request.sender.sent[0].outputs["token_count"].tolist() == [2]
+
+
+def test_triton_hears_whether_the_engine_still_answers(tmp_path, monkeypatch):
+    """Triton takes nothing but a boolean."""
+    echo = Echo()
+
+    class Loader:
+        @staticmethod
+        def load(engine, *, device):
+            return echo
+
+    monkeypatch.setattr(triton_backend, "Embedded", Loader)
+    model = triton_backend.TritonPythonModel()
+    model.initialize(arguments(tmp_path))
+    assert model.is_ready() is True
+    echo.broken = "the engine failed while it computed: an illegal memory access"
+    assert model.is_ready() is False
+    model.finalize()

@@ -152,6 +152,12 @@ class Slots(Cache):
                 keys[target].copy_(keys[source])
                 values[target].copy_(values[source])
 
+    def clear(self, row: int) -> None:
+        """Leave nothing of a row that holds NaN: whoever gets it next would read them masked."""
+        for keys, values in self._kept.values():
+            keys[row].zero_()
+            values[row].zero_()
+
     def update(
         self,
         key_states: Tensor,

@@ -4,6 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import torch
@@ -14,10 +15,12 @@ from builders.engine.embedded.loader import Loaded
 from builders.engine.embedded.sampling import Chooser
 from builders.engine.embedded.text import GrowingText, StopStrings
 from builders.engine.embedded.types import Chunk, Sampling
-from builders.errors import EvidenceError, ToolError
+from builders.errors import ToolError
 
 Sink = Callable[[Chunk], None]
 _STOPPED: Final = "the engine was closed"
+_SPOILED: Final = "the model computed logits that are not numbers"
+_FULL: Final = "the device has no memory left for this request: shorten it, or send fewer at once"
 
 
 class Ticket:
@@ -82,9 +85,13 @@ class Request:
         else:
             self._give(chunk)
 
-    def finish(self, reason: str, error: str = "") -> None:
+    def finish(self, reason: str) -> None:
         """End the answer without another token."""
-        self._end(Chunk(text=self._rest(), finish_reason=reason, error=error))
+        self._end(Chunk(text=self._rest(), finish_reason=reason))
+
+    def fail(self, why: str) -> None:
+        """End the answer with an error; text that is held back stays so."""
+        self._end(Chunk(text="", finish_reason="error", error=why))
 
     def _rest(self) -> str:
         text = self.stops.pass_on(self.text.rest())
@@ -126,6 +133,11 @@ class Batcher:
             self._waiting.append(request)
             self._changed.notify()
 
+    @property
+    def broken(self) -> str:
+        """Why no request is taken any more; nothing while all is well."""
+        return self._broken
+
     def close(self) -> None:
         """Cancel what runs and waits, and end the thread."""
         with self._changed:
@@ -143,7 +155,8 @@ class Batcher:
                     self._step()
         except Exception as error:  # noqa: BLE001 - or its callers would wait for ever
             self._fail(f"the engine failed while it computed: {error}")
-        self._end_all("cancelled", _STOPPED)
+        for request in self._left():
+            request.finish("cancelled")
 
     def _await_work(self) -> bool:
         with self._changed:
@@ -155,16 +168,16 @@ class Batcher:
     def _fail(self, why: str) -> None:
         with self._changed:
             self._broken = why
-        self._end_all("error", why)
+        for request in self._left():
+            request.fail(why)
 
-    def _end_all(self, reason: str, why: str) -> None:
+    def _left(self) -> list[Request]:
+        """Take away all requests, and return those that have not ended."""
         with self._changed:
-            left = (*self._running, *self._waiting)
+            left = [*self._running, *self._waiting]
             self._running.clear()
             self._waiting.clear()
-        for request in left:
-            if not request.finished:
-                request.finish(reason, why if reason == "error" else "")
+        return [request for request in left if not request.finished]
 
     def _drop_cancelled(self) -> None:
         with self._changed:
@@ -187,39 +200,68 @@ class Batcher:
                 request.finish("cancelled")
                 self._compact()
                 continue
-            self._cache.begin(len(self._running) - 1)
-            tokens = torch.tensor([list(request.prompt)], device=self._device)
-            places = torch.arange(tokens.shape[1], device=self._device).unsqueeze(0)
-            self._choose(self._loaded.logits(tokens, places, self._cache, last=True), [request])
+            self._spare(partial(self._read, request), request)
             self._compact()
 
+    def _read(self, request: Request) -> None:
+        """Read the prompt of the newest request."""
+        self._cache.begin(len(self._running) - 1)
+        tokens = torch.tensor([list(request.prompt)], device=self._device)
+        places = torch.arange(tokens.shape[1], device=self._device).unsqueeze(0)
+        self._choose(self._loaded.logits(tokens, places, self._cache, last=True), [request])
+
     def _step(self) -> None:
-        """Make one token for every running request."""
-        if not self._running:
-            return
+        """Make one token for every running request; never again for as many as memory refused."""
+        if self._running and self._spare(self._advance, self._running[-1]):
+            self._concurrency = max(1, len(self._running) - 1)
+        self._compact()
+
+    def _advance(self) -> None:
         newest = [[request.made[-1]] for request in self._running]
         places = self._cache.advance([request.position for request in self._running], self._device)
         tokens = torch.tensor(newest, device=self._device)
         self._choose(
             self._loaded.logits(tokens, places, self._cache, last=True), list(self._running)
         )
-        self._compact()
+
+    def _spare(self, work: Callable[[], None], request: Request) -> bool:
+        """Work; where memory ends, fail this request so that the others go on, and say so.
+
+        Tokens are given out after all else, so a pass that found no memory can be made again.
+        """
+        full = False
+        try:
+            work()
+        except torch.OutOfMemoryError:
+            full = True
+        if full:  # not before: until here the traceback holds the tensors of the pass
+            self._loaded.memory.forget()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            request.fail(_FULL)
+        return full
 
     def _choose(self, logits: Tensor, requests: Sequence[Request]) -> None:
+        """Give each request its token; one whose logits are not numbers ends alone."""
         logits = logits[:, -1]
         total = logits.logsumexp(-1)
+        sound = total.isfinite().tolist()
         best = logits.argmax(-1).tolist()
         rows = None if all(request.chooser.greedy for request in requests) else logits.cpu()
         tokens = [
-            best[i] if rows is None or request.chooser.greedy else request.chooser.choose(rows[i])
+            best[i]
+            if rows is None or request.chooser.greedy or not sound[i]
+            else request.chooser.choose(rows[i])
             for i, request in enumerate(requests)
         ]
         chosen = logits.gather(-1, torch.tensor(tokens, device=self._device).unsqueeze(-1))
         logprobs = (chosen.squeeze(-1) - total).tolist()
-        for request, token, logprob in zip(requests, tokens, logprobs, strict=True):
-            if logprob != logprob:  # noqa: PLR0124 - only NaN differs from itself
-                raise EvidenceError("the model computed logits that are not numbers")
-            request.take(token, logprob)
+        for i, request in enumerate(requests):
+            if sound[i]:
+                request.take(tokens[i], logprobs[i])
+            else:
+                self._cache.clear(self._running.index(request))
+                request.fail(_SPOILED)
 
     def _compact(self) -> None:
         """Fill the rows of ended requests from the end, so that rows 0 to n - 1 are in use."""

@@ -69,6 +69,12 @@ class Embedded:
         """The token that stands before a text: beginning of sequence, else end of sequence."""
         return self.bos if self.bos is not None else min(self.eos, default=0)
 
+    @property
+    def broken(self) -> str:
+        """Why no prompt is answered until it is loaded again; nothing while all is well."""
+        batcher = self._batcher  # without the lock, which closing holds for long
+        return batcher.broken if batcher is not None else ""
+
     def tokenize(self, text: str) -> list[int]:
         """Cut a text into tokens, with the special tokens that the tokenizer itself adds."""
         return self._tokenizer.encode(text)

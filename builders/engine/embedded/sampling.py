@@ -1,9 +1,13 @@
 """Choosing a token from logits, each request with its own random numbers."""
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from builders.engine.embedded.types import Sampling
+
+_LEAST: Final = 1e-6  # temperatures below leave nothing but the likeliest, and float32 no numbers
 
 
 class Chooser:
@@ -12,12 +16,13 @@ class Chooser:
     def __init__(self, sampling: Sampling) -> None:
         """Seed the request's own generator, on the CPU, where every device draws alike."""
         self._sampling = sampling
-        self.greedy = sampling.temperature == 0
+        self.greedy = sampling.temperature < _LEAST
         self._random = torch.Generator().manual_seed(sampling.seed)
 
     def choose(self, logits: Tensor) -> int:
         """Draw from one row of float32 logits on the CPU."""
-        weights = torch.softmax(logits / self._sampling.temperature, -1)
+        below = logits - logits.max()  # or a low temperature makes infinities of large logits
+        weights = torch.softmax(below / self._sampling.temperature, -1)
         ordered, tokens = weights.sort(descending=True, stable=True)
         kept = self._kept(ordered)
         drawn = torch.multinomial(ordered[:kept], 1, generator=self._random)

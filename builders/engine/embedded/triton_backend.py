@@ -55,6 +55,10 @@ class Model(Protocol):
     def tokenize(self, text: str) -> list[int]:
         """Cut a text into tokens."""
 
+    @property
+    def broken(self) -> str:
+        """Why no request is answered any more; nothing while all is well."""
+
     def submit(self, prompt: str, sampling: Sampling, sink: Callable[[Chunk], None]) -> Ticket:
         """Queue a request; ``sink`` hears each piece of the answer from the model's thread."""
 
@@ -83,6 +87,10 @@ class TritonPythonModel:
         for request in requests:
             self._desk.admit(request)
 
+    def is_ready(self) -> bool:
+        """Tell Triton's health endpoints whether requests are answered; asked from 26.03 on."""
+        return self._desk.ready
+
     def finalize(self) -> None:
         """Answer what is still open, and close the model."""
         self._desk.close()
@@ -99,6 +107,11 @@ class Desk:
         self._closing = False
         self._watcher = threading.Thread(target=self._watch, name="cancellations", daemon=True)
         self._watcher.start()
+
+    @property
+    def ready(self) -> bool:
+        """Whether the model still answers."""
+        return not self._model.broken
 
     def admit(self, request: Any) -> None:  # noqa: ANN401 - Triton's own class has no stubs
         """Queue a request, or answer at once what is wrong with it."""

@@ -1,8 +1,9 @@
 """Quantize with GPTQModel; runs in the environment ``gptq``, where nothing of builders is.
 
 Reads one JSON job from stdin: ``method`` (gptq, awq), ``checkpoint``, ``out``, ``bits``, ``group``,
-``desc_act``, ``kept`` (modules left alone), ``documents`` and ``length`` (tokens of each). Answers
-on stdout, one JSON object a line; what libraries print goes to stderr.
+``desc_act``, ``kept`` (modules left alone), ``documents`` (each a ``text``, and whether the
+tokenizer adds its ``special`` tokens) and ``length`` (tokens of each). Answers on stdout, one JSON
+object a line; what libraries print goes to stderr.
 """
 
 import json
@@ -117,25 +118,17 @@ def tokens(job: Job) -> list[dict[str, list[int]]]:
         tokenizer = AutoTokenizer.from_pretrained(
             job["checkpoint"], local_files_only=True, trust_remote_code=False
         )
-    rows = [encode(tokenizer, document, job["length"]) for document in job["documents"]]
+    cut = {"truncation": True, "max_length": job["length"]}
+    rows = [
+        tokenizer(document["text"], add_special_tokens=document["special"], **cut)["input_ids"]
+        for document in job["documents"]
+    ]
     found = [{"input_ids": row, "attention_mask": [1] * len(row)} for row in rows if row]
     if not found:
         raise Failure(
             "the calibration texts have no tokens", hint="give longer texts", kind="usage"
         )
     return found
-
-
-def encode(tokenizer: Any, document: dict[str, Any], length: int) -> list[int]:  # noqa: ANN401
-    """Return the token ids of one document, which is a text or a list of chat messages."""
-    text, special = document.get("text"), True
-    if text is None:
-        with told(f"{document['place']}: the chat template refuses these messages", kind="usage"):
-            text = tokenizer.apply_chat_template(document["messages"], tokenize=False)
-        special = False
-    cut = {"truncation": True, "max_length": length}
-    ids: list[int] = tokenizer(text, add_special_tokens=special, **cut)["input_ids"]
-    return ids
 
 
 @contextmanager
