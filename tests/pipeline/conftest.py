@@ -36,6 +36,7 @@ client_share = 100.0
 ttft_margin = 4.0
 itl_margin = 4.0
 """
+TRIES = 3
 SCORED = POLICY.partition("[prompts]")[0]
 EARLY = """
 name = "early"
@@ -65,8 +66,12 @@ class Workshop:
         )  # fmt: skip
 
     def run(self, *arguments, code=0):
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=280)
+        """Run a command; where the machine was too noisy to time on, again, as the hint says."""
+        for _ in range(TRIES):
+            process = self.start(*arguments)
+            out, err = process.communicate(timeout=280)
+            if "measure on a quieter machine" not in err:
+                break
         assert process.returncode == code, f"{arguments}: {process.returncode}\n{out}\n{err}"
         assert "Traceback" not in err
         return out, err
