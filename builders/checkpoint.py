@@ -99,6 +99,15 @@ class Checkpoint:
             raise UsageError(f"{self.path / 'config.json'}: {key} is missing or not a number")
         return default
 
+    def _count(self, key: str, default: int | None = None) -> int:
+        found = self.number(key, default)
+        if found < 1:
+            raise UsageError(
+                f"{self.path / 'config.json'}: {key} is {found}, but a model has at least one",
+                hint="fetch config.json again",
+            )
+        return found
+
     @property
     def context(self) -> int:
         """The longest sequence the model was made for, in tokens."""
@@ -107,17 +116,17 @@ class Checkpoint:
     @property
     def layers(self) -> int:
         """The number of decoder layers."""
-        return self.number("num_hidden_layers")
+        return self._count("num_hidden_layers")
 
     @property
     def heads(self) -> int:
         """The number of query heads."""
-        return self.number("num_attention_heads")
+        return self._count("num_attention_heads")
 
     @property
     def kv_heads(self) -> int:
         """The number of key/value heads (grouped-query attention has fewer than query heads)."""
-        return self.number("num_key_value_heads", self.heads)
+        return self._count("num_key_value_heads", self.heads)
 
     @property
     def head_dim(self) -> int:

@@ -87,6 +87,12 @@ def discard_on_failure(directory: Path) -> Iterator[Path]:
         raise
 
 
+def refuse_existing(file: Path) -> None:
+    """Refuse to write over a file that somebody may still need."""
+    if file.exists():
+        raise UsageError(f"{file}: exists already", hint="name a new file, or remove this one")
+
+
 def refuse_occupied(directory: Path) -> None:
     """Refuse to write into a directory of the user's that holds something."""
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):

@@ -11,11 +11,10 @@ from builders.bundle import fingerprint
 from builders.capacity import Capacity
 from builders.checkpoint import Checkpoint
 from builders.errors import Refusal
-from builders.recipe import Calibration, Memory, Recipe
+from builders.recipe import AS_IT_IS, Calibration, Memory, Recipe
 from builders.spec import KV_CACHE, Serve, Spec
 from builders.tiers import Tier, tier
 
-AS_IT_IS: Final = "none"  # the recipe of a checkpoint that came quantized: nothing is left to do
 _KV_NAME: Final = {fmt: name for name, fmt in KV_CACHE.items()}
 
 

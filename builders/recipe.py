@@ -12,6 +12,7 @@ from builders.parse import Table, nearest, read_toml
 from builders.tiers import Tier
 
 KEEP: Final = ("*lm_head*", "*embed_tokens*")
+AS_IT_IS: Final = "none"  # the recipe of what came quantized: nothing is left to do
 SEARCH: Final = "auto_quantize"  # ModelOpt's search for the best format of each layer
 
 
@@ -115,7 +116,7 @@ class Recipe:
     @property
     def needs_texts(self) -> bool:
         """Whether calibration texts are read: static scales of activations or KV cache are set."""
-        return self.calibrated or self.kv_scales
+        return self.name != AS_IT_IS and (self.calibrated or self.kv_scales)
 
     @property
     def scheme(self) -> str:

@@ -162,6 +162,15 @@ def test_weights_that_no_reader_loads_are_not_the_models(model):
     assert {file.name for file in Checkpoint.open(model).shards} == {"consolidated.safetensors"}
 
 
+@pytest.mark.parametrize("key", ["num_attention_heads", "num_hidden_layers"])
+def test_a_number_that_no_model_has_is_refused(model, key):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {key: 0}))
+    found = Checkpoint.open(model)
+    with pytest.raises(UsageError, match=f"{key} is 0, but a model has at least one"):
+        _ = found.heads if key == "num_attention_heads" else found.layers
+
+
 def test_a_tensor_in_two_shards_is_refused(model):
     for name in ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"):
         shutil.copy(model / "model.safetensors", model / name)

@@ -15,10 +15,17 @@ from typing import Final
 
 from builders.autopsy.finding import Finding, found
 from builders.autopsy.recognized import mapping
-from builders.checkpoint import PICKLES, TOKENIZER_FILES, Checkpoint, TensorInfo, read_header
+from builders.checkpoint import (
+    INDEX,
+    PICKLES,
+    TOKENIZER_FILES,
+    Checkpoint,
+    TensorInfo,
+    read_header,
+    weight_files,
+)
 from builders.errors import UsageError
 
-INDEX: Final = "model.safetensors.index.json"
 _NUMBERED: Final = re.compile(r"^(.+)-(\d{5})-of-(\d{5})\.safetensors$")
 _GGUF: Final = "convert or fetch the safetensors weights: nothing else is read here"
 
@@ -42,7 +49,7 @@ def read(path: Path) -> Opened:
         raise UsageError(f"{path}: no safetensors weights", hint=_GGUF)
     listed = mapping(_object(path / INDEX).get("weight_map")) if (path / INDEX).is_file() else {}
     index = {str(name): str(file) for name, file in listed.items()}
-    wanted = _wanted(present, index)
+    wanted = weight_files([file.name for file in present], index)
     tensors: dict[str, TensorInfo] = {}
     findings = [*_shards(present, wanted, index)]
     for file in wanted:
@@ -65,14 +72,6 @@ def _object(file: Path) -> Mapping[str, object]:
     if not isinstance(data, dict):
         raise UsageError(f"{file}: must hold a JSON object", hint="fetch it again")
     return data
-
-
-def _wanted(present: list[Path], index: Mapping[str, str]) -> list[str]:
-    """Return the files that readers load: those of the index, else a single one, else all."""
-    names = [file.name for file in present]
-    if index:
-        return sorted(set(index.values()))
-    return ["model.safetensors"] if "model.safetensors" in names else names
 
 
 def _shards(present: list[Path], wanted: list[str], index: Mapping[str, str]) -> Iterator[Finding]:

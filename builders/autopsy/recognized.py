@@ -2,13 +2,11 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from builders.autopsy.storage import Storage
 from builders.formats import Format
-from builders.recipe import Recipe
-
-KEPT_NAME: Final = "none"  # what a release file asks for to take a checkpoint as it is
+from builders.recipe import AS_IT_IS, Recipe
 
 
 def _nowhere(_module: str) -> Storage | None:
@@ -53,7 +51,7 @@ class Recognized:
     def recipe(self) -> Recipe:
         """The recipe that this checkpoint is the result of, for plans: nothing is left to do."""
         return Recipe(
-            name=KEPT_NAME,
+            name=AS_IT_IS,
             summary=f"{self.algorithm or self.method}, as it was imported",
             backend=self.method,
             preset=self.algorithm,

@@ -22,7 +22,7 @@ def command() -> None:
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
     required=True,
-    help="Write the picked lines into this file.",
+    help="Write the picked lines into this new file.",
 )
 @options.JSON
 def picked(traffic: Path, count: int, out: Path, as_json: bool) -> None:
@@ -31,6 +31,7 @@ def picked(traffic: Path, count: int, out: Path, as_json: bool) -> None:
     One {"text": …} or {"messages": […]} a line. The picks are of every length and unlike each
     other; equal files give equal picks.
     """
+    files.refuse_existing(out)
     found = sample.sample(traffic, count=count)
     with files.disk_errors(f"writing {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -66,11 +66,9 @@ def _placed() -> dict[str, Any]:
 
 def know(checkpoint: Checkpoint) -> None:
     """Refuse an architecture that transformers has no code of its own for."""
-    classes = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    known = {name for value in classes for name in _names(value)}
-    model_type = str(checkpoint.config.get("model_type"))
-    if checkpoint.architecture in known and model_type in CONFIG_MAPPING_NAMES:
+    if knows(checkpoint):
         return
+    known, model_type = _architectures(), str(checkpoint.config.get("model_type"))
     near = difflib.get_close_matches(checkpoint.architecture, known, cutoff=0.8)
     raise UsageError(
         f"{checkpoint.path / 'config.json'}: unknown architecture {checkpoint.architecture} "
@@ -78,6 +76,16 @@ def know(checkpoint: Checkpoint) -> None:
         hint=(f"did you mean {near[0]}? " if near else "a newer transformers may know it; ")
         + "code that ships with a checkpoint is never run",
     )
+
+
+def knows(checkpoint: Checkpoint) -> bool:
+    """Whether transformers has code of its own for this language model."""
+    model_type = str(checkpoint.config.get("model_type"))
+    return checkpoint.architecture in _architectures() and model_type in CONFIG_MAPPING_NAMES
+
+
+def _architectures() -> set[str]:
+    return {name for value in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() for name in _names(value)}
 
 
 def _names(value: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -19,7 +19,8 @@ from builders import files
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress
-from builders.quantize.loading import device, refuse_damaged
+from builders.quantize import expected
+from builders.quantize.loading import device, knows, refuse_damaged
 from builders.quantize.shapes import matrices
 
 Round = Callable[[Tensor], Mapping[str, Tensor]]
@@ -31,7 +32,12 @@ _DTYPES: Final = (torch.bfloat16, torch.float16, torch.float32)
 def rewrite(
     source: Checkpoint, modules: Collection[str], rounded: Round, out: Path, progress: Progress
 ) -> None:
-    """Write every tensor into ``out``, those of ``modules`` as ``rounded`` returns their parts."""
+    """Write every tensor into ``out``, those of ``modules`` as ``rounded`` returns their parts.
+
+    Of a language model that transformers knows, exactly the tensors that it reads must be there.
+    """
+    if knows(source):
+        expected.names(source)
     writer = _Writer(out)
     done, total = 0, source.weight_bytes
     progress("quantize", 0, total, unit="bytes")

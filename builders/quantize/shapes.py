@@ -114,7 +114,16 @@ def shape_refusals(checkpoint: Checkpoint, recipe: Recipe) -> tuple[Refusal, ...
         *_experts(checkpoint, recipe, "" if others else layout.experts),
         *_unmatched(checkpoint, recipe),
         *(() if others else (*_some_experts(checkpoint, recipe), *_kv_cache(checkpoint, recipe))),
+        *(() if others or recipe.referenced else _group(recipe, layout.block)),
     )
+
+
+def _group(recipe: Recipe, block: int) -> tuple[Refusal, ...]:
+    """ModelOpt's presets have groups of their own, which a recipe only repeats."""
+    if recipe.mixed or not (block and recipe.group) or recipe.group == block:
+        return ()
+    reason = f"{recipe.name}: ModelOpt's {recipe.preset} has groups of {block}, not {recipe.group}"
+    return (Refusal(reason, f"group = {block}; HQQ takes groups of other sizes"),)
 
 
 def layout_of(recipe: Recipe) -> Layout | None:

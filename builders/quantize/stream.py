@@ -6,28 +6,24 @@ a run that was killed goes on where it was; the bytes are those of ModelOpt's ow
 
 import json
 import os
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import revert_weight_conversion
+from transformers import AutoConfig
 
 from builders import files
 from builders.autopsy.layers import FUSED
 from builders.checkpoint import Checkpoint
-from builders.errors import ToolError, UsageError
+from builders.errors import ToolError
 from builders.numerics import packing
 from builders.numerics.packing import Pack, Parts
 from builders.progress import Progress
-from builders.quantize import declaration, loading
+from builders.quantize import declaration, expected, loading
 from builders.quantize.calibration import Corpus
-from builders.quantize.loading import FAILURES, first_line
 from builders.quantize.octets import DTYPES, planned
 from builders.quantize.overlap import Behind, prepared
 from builders.quantize.placing import Planned
@@ -97,7 +93,7 @@ def quantize(
     """Fill ``out`` with the export of a recipe that reads no texts; ``scratch`` is resumed from."""
     assert corpus is None  # activations need a model
     loading.know(checkpoint)
-    names = _names(checkpoint)
+    names = expected.names(checkpoint)
     layers = quantized(checkpoint, recipe)
     way = WAYS[recipe.preset]
     tensors = list(_plan(checkpoint, names, layers, way))
@@ -117,54 +113,6 @@ def quantize(
                 progress("quantize", done, total, unit="bytes")
         shards.finish(out)
     _declare(checkpoint, recipe, layers, out)
-
-
-def _names(checkpoint: Checkpoint) -> list[str]:
-    """Return what is written, in the order of its files, once all is what the model wants."""
-    model, wanted = _expected(checkpoint)
-    tied = set(getattr(model, "_tied_weights_keys", None) or ())
-    drop = tied if bool(model.config.get_text_config().tie_word_embeddings) else set()
-    optional = (*drop, *(getattr(model, "_keys_to_ignore_on_load_missing", None) or ()))
-    surplus = tuple(getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ())
-    have = checkpoint.tensors
-    _refuse(checkpoint, "is missing", (n for n in wanted if n not in have), optional)
-    _refuse(checkpoint, "has no place", (n for n in have if n not in wanted), surplus)
-    other = (name for name, shape in wanted.items() if name in have and have[name].shape != shape)
-    _refuse(checkpoint, "has another shape than config.json says", other, ())
-    written = (name for name in wanted if name in have and name not in drop)
-    return sorted(written, key=lambda name: (have[name].file, have[name].begin))
-
-
-def _expected(checkpoint: Checkpoint) -> tuple[Any, dict[str, tuple[int, ...]]]:
-    """Return the model without its weights, and the tensors that it reads, by the hub's names."""
-    try:
-        config = AutoConfig.from_pretrained(
-            checkpoint.path, local_files_only=True, trust_remote_code=False
-        )
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(
-                config, dtype=config.dtype, trust_remote_code=False
-            )
-        model._weight_conversions = get_model_conversion_mapping(model)  # noqa: SLF001
-        found = revert_weight_conversion(model, model.state_dict())
-    except (OSError, ImportError, *FAILURES) as error:
-        raise UsageError(
-            f"{checkpoint.path}: transformers cannot load it: {first_line(error)}",
-            hint="do config.json and the weights belong together?",
-        ) from error
-    return model, {name: tuple(tensor.shape) for name, tensor in found.items()}
-
-
-def _refuse(
-    checkpoint: Checkpoint, what: str, names: Iterator[str], allowed: Sequence[str]
-) -> None:
-    found = sorted(n for n in names if not any(re.search(glob, n) for glob in allowed))
-    if found:
-        more = f" (and {len(found) - 1} more tensors)" if len(found) > 1 else ""
-        raise UsageError(
-            f"{checkpoint.path}: {found[0]} {what} in {checkpoint.architecture}{more}",
-            hint="do config.json and the weights belong together?",
-        )
 
 
 def _plan(

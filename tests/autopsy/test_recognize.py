@@ -75,6 +75,11 @@ def test_every_known_method_has_a_fake():
     assert {facts[0] for facts in FACTS.values()} == {*METHODS, "unquantized"}
 
 
+@pytest.mark.parametrize("name", SOUND)
+def test_what_came_quantized_needs_no_calibration_texts(opened, name):
+    assert not recognize(opened(name)).recipe.needs_texts
+
+
 def test_a_fact_sheet_is_plain_json(opened):
     said = json.loads(json.dumps(recognize(opened("modelopt fp8")).as_json()))
     assert said == {

@@ -5,6 +5,7 @@ import json
 from click.testing import CliRunner
 
 from builders.cli.calibrate import command
+from builders.errors import UsageError
 
 
 def test_the_picked_lines_are_written_and_counted(tmp_path):
@@ -19,4 +20,16 @@ def test_the_picked_lines_are_written_and_counted(tmp_path):
     picked = out.read_text().splitlines()
     assert len(picked) == 4
     assert set(picked) <= set(lines)
+    out.unlink()
     assert "4 of 30 texts" in CliRunner().invoke(command, arguments).stdout
+
+
+def test_no_file_is_written_over_least_of_all_the_traffic(tmp_path):
+    file = tmp_path / "traffic.jsonl"
+    file.write_text('{"text": "one"}\n{"text": "two"}\n')
+    before = file.read_text()
+    arguments = ["sample", str(file), "--count", "1", "--out", str(file)]
+    done = CliRunner().invoke(command, arguments)
+    assert isinstance(done.exception, UsageError)
+    assert "exists already" in str(done.exception)
+    assert file.read_text() == before

@@ -66,6 +66,15 @@ def test_a_weight_that_cannot_be_rounded_is_named(tmp_path, dtype, make, what):
         rewrite.rewrite(Checkpoint.open(path), {LAYER}, halved, tmp_path / "out", silent)
 
 
+def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path):
+    path = tiny_llama(tmp_path / "m", layers=1)
+    tensors = read_safetensors(path / "model.safetensors")
+    del tensors[f"{LAYER}.weight"]
+    write_safetensors(path / "model.safetensors", tensors)
+    with pytest.raises(UsageError, match=f"{LAYER}.weight is missing in LlamaForCausalLM"):
+        rewrite.rewrite(Checkpoint.open(path), (), halved, tmp_path / "out", silent)
+
+
 def test_a_tensor_that_is_left_alone_is_looked_at_too(tmp_path):
     path = tiny_llama(tmp_path / "m", layers=1)
     tensors = read_safetensors(path / "model.safetensors")

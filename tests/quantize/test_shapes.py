@@ -28,6 +28,12 @@ def test_a_llama_whose_sizes_divide_is_not_refused(source, name):
     assert shape_refusals(source, shipped()[name]) == ()
 
 
+def test_groups_that_modelopts_preset_does_not_have_are_refused(source):
+    (refusal,) = shape_refusals(source, replace(shipped()["int4_rtn"], group=32))
+    assert "INT4_BLOCKWISE_WEIGHT_ONLY_CFG has groups of 128, not 32" in refusal.reason
+    assert shape_refusals(source, replace(shipped()["hqq_int4"], group=32)) == ()
+
+
 def test_matrices_that_are_stored_transposed_are_refused(tmp_path):
     path = tiny_llama(tmp_path / "m")
     config = json.loads((path / "config.json").read_text())
