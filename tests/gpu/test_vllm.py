@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from builders.engine.embedded import formats, published
 from builders.engine.embedded.types import Sampling
+from builders.numerics import published, readers
 from gpu.cases import ALL, ANSWER, HERE, PROMPT
 
 pytestmark = pytest.mark.skipif(
@@ -36,10 +36,10 @@ TOLERANCE = 0.01  # of perplexity, relative
 # How vLLM's kernels on Hopper read the same tensors: Marlin takes weights alone, and DeepGEMM
 # rounds activations a token and 128 inputs at a time.
 AS_KERNELS = {
-    "NVFP4": formats.READERS["W4A16_NVFP4"],
-    "MXFP8": formats.Reader(formats.READERS["MXFP8"].decode),
-    "fp8_pb_wo": formats.Reader(
-        formats.READERS["fp8_pb_wo"].decode, published.READERS["FP8_BLOCK"].rounding
+    "NVFP4": readers.READERS["W4A16_NVFP4"],
+    "MXFP8": readers.Reader(readers.READERS["MXFP8"].decode),
+    "fp8_pb_wo": readers.Reader(
+        readers.READERS["fp8_pb_wo"].decode, published.READERS["FP8_BLOCK"].rounding
     ),
 }
 
@@ -73,12 +73,12 @@ def by_vllm(exports, windows, tmp_path_factory):
 
 @contextmanager
 def as_kernels():
-    kept = dict(formats.READERS)
-    formats.READERS.update(AS_KERNELS)
+    kept = dict(readers.READERS)
+    readers.READERS.update(AS_KERNELS)
     try:
         yield
     finally:
-        formats.READERS.update(kept)
+        readers.READERS.update(kept)
 
 
 def scores(model, windows):
