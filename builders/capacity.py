@@ -67,11 +67,6 @@ class Capacity:
             raise UsageError("context, concurrency, tp and pp must be at least 1")
         if not 0 < kv_fraction < 1:
             raise UsageError(f"the KV cache's fraction must lie between 0 and 1, not {kv_fraction}")
-        if min(checkpoint.layers, checkpoint.heads, checkpoint.kv_heads) < 1:
-            raise UsageError(
-                f"{checkpoint.path / 'config.json'}: layers and heads must be at least 1",
-                hint="fetch the model's own config.json again",
-            )
         return cls(
             weights=Weights(checkpoint, recipe),
             tier=tier,

@@ -36,6 +36,7 @@ BOUNDS: Final[Mapping[Format, float]] = {
     Format.FP8: 0.08, Format.MXFP8: 0.08, Format.INT8: 0.45, Format.NVFP4: 0.35,
     Format.MXFP4: 0.45, Format.NF4: 0.35, Format.INT4: 0.65,
 }  # fmt: skip
+_TURNS: Final = 3  # of fitting; what two factors made is then found to a ten-thousandth
 _TUNED: Final = 1.3  # GPTQ and AWQ move weights on purpose, for the sake of activations
 
 
@@ -62,7 +63,7 @@ def apart(exported: Checkpoint, source: Checkpoint, *, tuned: bool) -> Iterator[
     ]
     with _Rows(exported) as ours, _Rows(source) as theirs:
         for number, (layer, storage) in enumerate(_affordable(rounded)):
-            error = _distance(layer, storage, known, ours, theirs, number)
+            error = _distance(*_both(layer, storage, known, ours, theirs, number), fitted=tuned)
             most = BOUNDS[storage.weights] * (_TUNED if tuned else 1)
             if not error <= most:  # NaN too
                 yield Apart(
@@ -113,10 +114,25 @@ def _weights(layer: Layer, storage: Storage) -> int:
     return prod(storage.sides(layer.parts[storage.codes].shape) or (0,))
 
 
-def _distance(
+def _distance(widened: Tensor, original: Tensor, *, fitted: bool) -> float:
+    """Return how far the widened rows are from the source's, as a share of these.
+
+    AWQ multiplies inputs by factors that it takes out again in the norm or the rows of the matrix
+    before: ``fitted`` gives each input and each row the factor that fits best, in turns.
+    """
+    widened, original = widened.double(), original.double()  # squares overflow single precision
+    for axis in (0, 1) * _TURNS if fitted else ():
+        square = (widened * widened).sum(axis, keepdim=True)
+        product = (widened * original).sum(axis, keepdim=True)
+        widened = widened * product / torch.where(square > 0, square, 1.0)
+    length = original.norm()
+    return float((widened - original).norm() / length) if length else 0.0
+
+
+def _both(
     layer: Layer, storage: Storage, known: Recognized, ours: "_Rows", theirs: "_Rows", number: int
-) -> float:
-    """Return how far the widened rows are from the source's, as a share of these."""
+) -> tuple[Tensor, Tensor]:
+    """Return some rows of a layer as they were written, widened, and as the source has them."""
     out = theirs.checkpoint.tensors[f"{layer.module}.weight"].shape[0]
     window = _window(out, _weights(layer, storage), number, flat=storage.flat)
     parts = {
@@ -125,10 +141,7 @@ def _distance(
         if (info := layer.parts.get(name))
     }
     original = theirs.read(f"{layer.module}.weight", {0: window}).float()
-    length = original.norm()
-    if not length:
-        return 0.0
-    return float((_widened(parts, storage, known) - original).norm() / length)
+    return _widened(parts, storage, known), original
 
 
 def _window(out: int, weights: int, number: int, *, flat: bool) -> slice:
