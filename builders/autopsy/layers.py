@@ -100,9 +100,14 @@ def layers(tensors: Mapping[str, TensorInfo]) -> dict[str, Layer]:
     for full, info in sorted(tensors.items()):
         module, part = split(full)
         parts.setdefault(module, {})[part] = info
-        if _STACK.match(full):
+        if module and full != f"{module}.{part}":
             stacked.add(module)
-    return {module: _layer(module, held, module in stacked) for module, held in parts.items()}
+    return {
+        module: Layer(
+            module, held, _role(module, held, stacked=module in stacked), module in stacked
+        )
+        for module, held in parts.items()
+    }
 
 
 def stacks(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
@@ -110,10 +115,6 @@ def stacks(tensors: Mapping[str, TensorInfo]) -> frozenset[str]:
     return frozenset(
         name for name, info in tensors.items() if len(info.shape) == 3 and split(name)[0] == name
     )
-
-
-def _layer(module: str, parts: Mapping[str, TensorInfo], stacked: bool) -> Layer:  # noqa: FBT001
-    return Layer(module, parts, _role(module, parts, stacked=stacked), stacked)
 
 
 def _role(module: str, parts: Mapping[str, TensorInfo], *, stacked: bool) -> Role:

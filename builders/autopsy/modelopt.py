@@ -182,8 +182,8 @@ _OTHER_NAMES: Final = {"MXFP4": "mxfp4", "FP8_PB_WO": "fp8_pb_wo"}
 
 def beside(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     """Read ``hf_quant_config.json``; None when there is none, a `UsageError` when it is broken."""
-    whole_file = _file(checkpoint)
-    return None if whole_file is None else mapping(whole_file["quantization"])
+    said = _file(checkpoint)
+    return None if said is None else mapping(said["quantization"])
 
 
 def _file(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
@@ -201,15 +201,15 @@ def _file(checkpoint: Checkpoint) -> Mapping[str, Any] | None:
     return said
 
 
-def _clamped(checkpoint: Checkpoint, inside: Mapping[str, Any], kv_cache: Format) -> str:
-    """Name the ModelOpt that wrote these scales of an FP8 KV cache, if it let none be below 1.
+def _clamped(said: Mapping[str, Any], kv_cache: Format) -> str:
+    """Name the ModelOpt that declared this FP8 KV cache, if it let none of its scales be below 1.
 
     Its exports for Hugging Face did, from 0.23 at the latest to 0.42; a change of 2026-03-13 ended
     it, first in 0.43.0rc0 (``export/quant_utils.py`` at each tag of its repository, and its
     changelog). A development version of 0.43 from before that day is taken for a later one. Its
     exports from Megatron clamp in 0.47 still; nothing in a file tells them from the others.
     """
-    producer = mapping((_file(checkpoint) or inside).get("producer"))
+    producer = mapping(said.get("producer"))
     version = str(producer.get("version"))
     numbers = re.match(r"(\d+)\.(\d+)", version)
     if kv_cache is not Format.FP8 or producer.get("name") != "modelopt" or not numbers:
@@ -219,8 +219,8 @@ def _clamped(checkpoint: Checkpoint, inside: Mapping[str, Any], kv_cache: Format
 
 def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
     """Read ModelOpt's declaration: the file beside wins, as in the runtimes, then config.json."""
-    outside = beside(checkpoint)
-    said = _flat(inside) if outside is None else outside
+    file = _file(checkpoint)
+    said = _flat(inside) if file is None else mapping(file["quantization"])
     algorithm, group = str(said.get("quant_algo") or ""), whole(said.get("group_size"))
     kept = texts(said.get("exclude_modules"))
     kv_name = str(said.get("kv_cache_quant_algo") or "")
@@ -248,7 +248,7 @@ def recognize(checkpoint: Checkpoint, inside: Mapping[str, Any]) -> Recognized:
         weights=main.weights if main else Format.BF16,
         activations=main.activations if main else Format.BF16,
         kv_cache=kv_cache,
-        kv_clamped=_clamped(checkpoint, inside, kv_cache),
+        kv_clamped=_clamped(file or inside, kv_cache),
         group=(group or main.group) if main else 0,
         kept=kept,
         runtimes=main.runtimes if main else _EVERYWHERE,

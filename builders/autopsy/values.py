@@ -113,9 +113,12 @@ class Files:
         wide = _WIDE.get(info.dtype)
         return min(wide(self.read(info, 0, info.bytes)), default=nan) if wide else nan
 
-    def same(self, one: TensorInfo, other: TensorInfo) -> bool:
-        """Whether two tensors of one length are equal wherever one looks."""
-        pairs = zip(self.pieces(one), self.pieces(other), strict=True)
+    def same(self, one: TensorInfo, other: TensorInfo, *, of: Self | None = None) -> bool:
+        """Whether two tensors of one length are equal wherever one looks.
+
+        ``of``: the files of the other tensor, where they are not these.
+        """
+        pairs = zip(self.pieces(one), (of or self).pieces(other), strict=True)
         return all(mine == its for mine, its in pairs)
 
     def __enter__(self) -> Self:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from builders.errors import ToolError
-from builders.numerics import blocks, readers
+from builders.numerics import blocks, packed, readers
 from builders.numerics.readers import Decoded, Parts, Reader, Rounding
 
 _OURS: Final = {"weight_scale_inv": "weight_scale", "activation_scale": "input_scale"}
@@ -135,3 +135,5 @@ READERS: Final[Mapping[str, Reader]] = {
     "NVFP4": _translated("NVFP4", _blocks),
     "NVFP4A16": _translated("W4A16_NVFP4", _blocks),
 }
+# All that quantizers beside ModelOpt write.
+FOREIGN: Final[Mapping[str, Reader]] = {**packed.READERS, **READERS}

@@ -53,16 +53,21 @@ def findings(
         *wrong,
         *_layers(exported, source, recipe, inspection),
     )
-    return told or tuple(_values(exported, source, recipe))  # which read what must be sound
+    if told:  # values are read from what must be sound
+        return told
+    return tuple(_values(exported, source, recipe, inspection))
 
 
-def _values(exported: Checkpoint, source: Checkpoint, recipe: Recipe) -> Iterator[Unasked]:
+def _values(
+    exported: Checkpoint, source: Checkpoint, recipe: Recipe, inspection: Inspection
+) -> Iterator[Unasked]:
     """The numbers stand for the source's; needs torch, which GPTQModel's environment has alone."""
     if importlib.util.find_spec("torch") is None:
         return
     from builders.quantize import values  # noqa: PLC0415 - torch, which a backend has loaded
 
-    for one in values.apart(exported, source, tuned=_tuned(recipe)):
+    known = inspection.recognized
+    for one in values.apart(exported, source, known, tuned=_tuned(recipe)):
         yield Unasked(one.where, one.what)
 
 

@@ -4,13 +4,11 @@ transformers has no code for them in most models and drops their tensors, but ru
 them (vLLM, SGLang and TensorRT-LLM for GLM-4.5, DeepSeek-V3, Qwen3-Next).
 """
 
-import json
 from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from builders import files
-from builders.checkpoint import INDEX, SINGLE, Checkpoint, TensorInfo, read_header
+from builders.checkpoint import Checkpoint, TensorInfo, read_header
 from builders.quantize import placing
 from builders.quantize.placing import Layout, Planned
 from builders.quantize.shapes import is_further
@@ -20,31 +18,26 @@ _PIECE: Final = 1 << 26  # bytes that memory holds at once
 
 def keep(source: Checkpoint, out: Path) -> None:
     """Write into one more shard what an export lacks of such layers, and index all shards again."""
-    shards = sorted(out.glob("*.safetensors"))
-    headers = {shard: read_header(shard) for shard in shards}
-    written = {name for header in headers.values() for name in header}
-    lost = {
-        name: info
-        for name, info in source.tensors.items()
-        if name not in written and is_further(name, source)
-    }
+    lost = {name: info for name, info in source.tensors.items() if is_further(name, source)}
     if not lost:
         return
-    count = len(shards) + 1
-    where, total = dict[str, str](), sum(info.bytes for info in lost.values())
-    for number, shard in enumerate(shards, start=1):
-        renamed = shard.with_name(_name(number, count))
-        shard.rename(renamed)
-        where |= dict.fromkeys(headers[shard], renamed.name)
-        total += sum(info.bytes for info in headers[shard].values())
-    where |= dict.fromkeys(lost, _name(count, count))
-    _copy(source, lost, out / _name(count, count))
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
-    files.write_atomic(out / INDEX, json.dumps(index, indent=2) + "\n")
-
-
-def _name(number: int, count: int) -> str:
-    return f"{Path(SINGLE).stem}-{number:05d}-of-{count:05d}.safetensors"
+    headers = {file: read_header(file) for file in sorted(out.glob("*.safetensors"))}
+    written = {name for header in headers.values() for name in header}
+    lost = {name: info for name, info in lost.items() if name not in written}
+    if not lost:
+        return
+    count = len(headers) + 1
+    for number, file in enumerate(headers, start=1):
+        file.rename(file.with_name(placing.shard_name(number, count)))
+    _copy(source, lost, out / placing.shard_name(count, count))
+    every = (*headers.values(), lost)
+    where = {
+        name: placing.shard_name(number, count)
+        for number, held in enumerate(every, start=1)
+        for name in held
+    }
+    total = sum(info.bytes for held in every for info in held.values())
+    placing.write_index(out, where, total)
 
 
 def _copy(source: Checkpoint, tensors: dict[str, TensorInfo], target: Path) -> None:

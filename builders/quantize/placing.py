@@ -1,4 +1,4 @@
-"""Where each tensor lies in a safetensors file, as the library itself would lay them out.
+"""Where each tensor lies in safetensors files, as the library itself would lay them out.
 
 Knows no torch.
 """
@@ -8,7 +8,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Self
+
+from builders import files
+from builders.checkpoint import INDEX, SINGLE
 
 # safetensors' names, in the order in which it lays tensors out: the widest first, then by name.
 _ORDER: Final = (
@@ -58,6 +62,17 @@ class Layout:
         """Give an open file its length and its header."""
         os.ftruncate(opened, self.size)
         os.pwrite(opened, self.header, 0)
+
+
+def shard_name(number: int, count: int) -> str:
+    """Return the name of a file of weights, of which there are ``count``; the first is 1."""
+    return SINGLE if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def write_index(out: Path, where: Mapping[str, str], total: int) -> None:
+    """Tell readers in which of several files each tensor lies, and the bytes of all of them."""
+    index = {"metadata": {"total_size": total}, "weight_map": where}
+    files.write_atomic(out / INDEX, json.dumps(index, indent=2, sort_keys=True) + "\n")
 
 
 def write(opened: int, view: memoryview, offset: int) -> None:

@@ -16,11 +16,12 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from builders import files
-from builders.checkpoint import Checkpoint
+from builders.checkpoint import INDEX, Checkpoint
 from builders.errors import ToolError, UsageError
 from builders.progress import Progress
 from builders.quantize import expected
 from builders.quantize.loading import device, knows, refuse_damaged
+from builders.quantize.placing import shard_name
 from builders.quantize.shapes import matrices
 
 Round = Callable[[Tensor], Mapping[str, Tensor]]
@@ -124,16 +125,16 @@ class _Writer:
         self._flush()
         count = len(self._shards)
         if count == 1:
-            self._part(0).rename(self._out / "model.safetensors")
+            self._part(0).rename(self._out / shard_name(1, count))
             return
         index: dict[str, str] = {}
         for number, names in enumerate(self._shards):
-            file = f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+            file = shard_name(number + 1, count)
             self._part(number).rename(self._out / file)
             index |= dict.fromkeys(names, file)
         metadata = {"total_size": self._total}
         text = json.dumps({"metadata": metadata, "weight_map": dict(sorted(index.items()))})
-        files.write_atomic(self._out / "model.safetensors.index.json", text + "\n")
+        files.write_atomic(self._out / INDEX, text + "\n")
 
     def _flush(self) -> None:
         part = self._part(len(self._shards))

@@ -35,6 +35,7 @@ ALWAYS: Final = (
     "*conv1d*",
     "*linear_attn.in_proj_a*",
     "*linear_attn.in_proj_b*",
+    "mtp",
     "*vision_tower*",
     "*vision_model*",
     "*visual*",

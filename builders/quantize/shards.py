@@ -5,7 +5,6 @@ memory holds one of them, and what was put there before the process was killed n
 again. The bytes are those that the library writes.
 """
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor
 from builders import files
 from builders.bundle import fingerprint
 from builders.quantize.octets import octets
-from builders.quantize.placing import Layout, Planned
+from builders.quantize.placing import Layout, Planned, shard_name, write_index
 from builders.quantize.staging import Outward
 
 SHARD_BYTES: Final = 10 * 10**9
@@ -43,7 +42,7 @@ class Shards:
         self._files: dict[str, Layout] = {}
         self._places: dict[str, _Place] = {}
         for number, shard in enumerate(shards, start=1):
-            file = _name(number, len(shards))
+            file = shard_name(number, len(shards))
             self._files[file] = layout = Layout.of(shard)
             for one in shard:
                 self._places[one.name] = _Place(file, layout.offsets[one.name], one.bytes)
@@ -133,10 +132,7 @@ class Shards:
         for file in self._files:
             (self._directory / file).unlink()
         if len(self._files) > 1:
-            where = {name: place.file for name, place in self._places.items()}
-            index = {"metadata": {"total_size": self._total}, "weight_map": where}
-            text = json.dumps(index, indent=2, sort_keys=True)
-            files.write_atomic(out / "model.safetensors.index.json", text + "\n")
+            write_index(out, {n: place.file for n, place in self._places.items()}, self._total)
 
 
 def _cut(planned: Sequence[Planned], most: int) -> list[list[Planned]]:
@@ -150,7 +146,3 @@ def _cut(planned: Sequence[Planned], most: int) -> list[list[Planned]]:
         shards[-1].append(one)
         size += one.bytes
     return shards
-
-
-def _name(number: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"

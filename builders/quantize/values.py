@@ -16,14 +16,15 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from builders.autopsy import Recognized, recognize
+from builders.autopsy import Recognized
 from builders.autopsy.layers import Layer, Role, layers
 from builders.autopsy.storage import Part, Shape, Storage
 from builders.autopsy.stored import examine
 from builders.autopsy.values import Files
 from builders.checkpoint import Checkpoint, TensorInfo
 from builders.formats import Format
-from builders.numerics import packed, readers
+from builders.numerics import readers
+from builders.numerics.published import FOREIGN
 from builders.numerics.readers import Parts
 
 ROWS: Final = 128  # a multiple of what any packing or tile joins
@@ -48,12 +49,14 @@ class Apart:
     what: str
 
 
-def apart(exported: Checkpoint, source: Checkpoint, *, tuned: bool) -> Iterator[Apart]:
-    """Find what does not stand for the source; ``tuned``: norms and weights were moved on purpose.
+def apart(
+    exported: Checkpoint, source: Checkpoint, known: Recognized, *, tuned: bool
+) -> Iterator[Apart]:
+    """Find what does not stand for the source in an export that is ``known`` to be sound.
 
-    Layers that have other names in the source, or none, are passed over.
+    ``tuned``: norms and weights were moved on purpose. Layers that have other names in the source,
+    or none, are passed over.
     """
-    known = recognize(exported)
     grouped = layers(exported.tensors)
     yield from _untouched(exported, source, grouped.values(), tuned=tuned)
     rounded = [
@@ -84,8 +87,7 @@ def _untouched(
                 moved = tuned and (layer.role is Role.NORM or part == "bias")
                 if moved or its is None or (mine.dtype, mine.shape) != (its.dtype, its.shape):
                     continue
-                pairs = zip(ours.pieces(mine), theirs.pieces(its), strict=True)
-                if any(one != other for one, other in pairs):
+                if not ours.same(mine, its, of=theirs):
                     yield Apart(layer.name(part), "was left alone, but differs from the source's")
 
 
@@ -96,7 +98,7 @@ def _storage(layer: Layer, known: Recognized) -> Storage | None:
 
 
 def _readers(known: Recognized) -> Mapping[str, readers.Reader]:
-    return readers.READERS if known.method == "modelopt" else packed.READERS
+    return readers.READERS if known.method == "modelopt" else FOREIGN
 
 
 def _original(source: Checkpoint, layer: Layer) -> TensorInfo | None:

@@ -11,6 +11,7 @@ from builders.errors import PlanError, ToolError, UsageError
 from builders.formats import Format
 from builders.progress import silent
 from builders.quantize import quantize
+from builders.quantize.backends import load
 from builders.recipe import Calibration, Unreached, shipped
 from fakes.checkpoints import tiny_mixtral
 
@@ -145,3 +146,11 @@ def test_experts_that_no_token_meets_are_told_or_refused(mixtral, calibration, t
     assert met < all_of_them == 2 * 64
     with pytest.raises(ToolError, match=r"no calibration token reached \d+ experts of model"):
         run(mixtral, replace(few, unreached=Unreached.FAIL), tmp_path, FP8)
+
+
+def test_modelopt_leaves_layers_that_predict_further_tokens_alone():
+    """Where transformers has code for them, they are modules that ModelOpt would round."""
+    load("modelopt")  # which imports it without its warnings
+    from builders.quantize.configuration import exclusions
+
+    assert {"quantizer_name": "mtp.*", "enable": False} in exclusions(shipped()["fp8"], None)

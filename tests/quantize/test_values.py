@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from builders.autopsy import recognize
 from builders.checkpoint import Checkpoint
 from builders.errors import ToolError
 from builders.formats import Format
@@ -115,7 +116,8 @@ def distances(monkeypatch, exported, source, *, tuned=False):
 
     with monkeypatch.context() as patch:
         patch.setattr(values, "_distance", listening)
-        assert not list(apart(exported, source, tuned=True))  # whose bounds are wider
+        known = recognize(exported)
+        assert not list(apart(exported, source, known, tuned=True))  # whose bounds are wider
     return heard
 
 

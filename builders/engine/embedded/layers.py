@@ -11,11 +11,11 @@ from builders.engine.embedded.linear import Linear, Matrix, Memory, Rounder
 from builders.engine.embedded.outliers import MixedLinear
 from builders.engine.embedded.tensors import Tensors
 from builders.errors import ToolError
-from builders.numerics import packed, published
+from builders.numerics import packed
+from builders.numerics.published import FOREIGN
 from builders.numerics.readers import READERS, Parts, Reader
 
 _OF_INPUTS: Final = ("pre_quant_scale", "input_scale", "activation_scale", "input_global_scale")
-FOREIGN: Final[Mapping[str, Reader]] = {**packed.READERS, **published.READERS}
 
 
 class Layers:
